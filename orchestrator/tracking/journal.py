@@ -1,0 +1,260 @@
+"""The append-only record of everything a sweep learned: the truth that MLflow and the report are views of.
+
+A journal is a folder of JSON-lines segments, one for each time the sweep was started or resumed. Each record is written
+and flushed to disk before anybody acts on it. A line torn by a kill can only be the last of a segment and is skipped.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+
+class JournalError(RuntimeError):
+    """A journal that cannot be read or written; the message names the file and the remedy."""
+
+
+class TrialState(StrEnum):
+    """How a trial ended. Only COMPLETE trials may stand on a front."""
+
+    COMPLETE = "COMPLETE"
+    DIVERGED = "DIVERGED"
+    FAILED = "FAILED"
+    PRUNED = "PRUNED"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    time: float = Field(default_factory=time.time)
+
+
+class CellRecord(BaseModel):
+    """One method on one forget set: `name` is `METHOD/forget_set`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    method: str
+    forget_set: str
+
+
+class ObjectiveRecord(BaseModel):
+    """A metric that the search improves; `worst` is what Optuna is told for a diverged trial."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    metric: str
+    direction: Literal["maximize", "minimize"]
+    worst: float
+
+
+class SweepStarted(_Record):
+    """First record of every segment: what is searched, and with what."""
+
+    kind: Literal["sweep_started"] = "sweep_started"
+    name: str
+    seed: int
+    config: dict[str, Any]
+    cells: tuple[CellRecord, ...]
+    objectives: tuple[ObjectiveRecord, ...]
+    trials_per_cell: int
+    lookahead: int
+    versions: dict[str, str]
+    command: str
+    resumed: bool = False
+
+
+class TrialStarted(_Record):
+    """A trial was handed to a slot. Baselines (`before`, `retain_model`) have no number and no params."""
+
+    kind: Literal["trial_started"] = "trial_started"
+    key: str
+    method: str
+    forget_set: str
+    number: int | None
+    params: dict[str, float | int | str | bool]
+    config: dict[str, Any]
+
+
+class StepRecord(BaseModel):
+    """One optimizer step; losses are the unweighted terms and their weighted total, before the update."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    step: int
+    loss: float
+    forget_loss: float
+    retain_loss: float | None
+    learning_rate: float
+    grad_norm: float | None
+
+
+class StepsReported(_Record):
+    """Step metrics travel in batches."""
+
+    kind: Literal["steps_reported"] = "steps_reported"
+    key: str
+    steps: tuple[StepRecord, ...]
+
+
+class ExampleAnswer(BaseModel):
+    """What the model said to one evaluation question after the trial."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    set_name: str
+    index: int
+    question: str
+    truth: str
+    output: str
+
+
+class TrialFinished(_Record):
+    """How a trial ended, and every metric it was scored with.
+
+    `metrics` maps names such as `model_utility` or `forget/rouge` to values. `objectives` are in the sweep's order and
+    absent for FAILED. `scores_path` is a JSON-lines file of per-example scores, `checkpoint` a folder of weights; both
+    are relative to the sweep's folder.
+    """
+
+    kind: Literal["trial_finished"] = "trial_finished"
+    key: str
+    state: TrialState
+    metrics: dict[str, float] = {}
+    objectives: tuple[float, ...] | None = None
+    error: str | None = None
+    seconds: dict[str, float] = {}
+    scores_path: str | None = None
+    scores_sha256: str | None = None
+    checkpoint: str | None = None
+    judges: dict[str, str] = {}
+    examples: tuple[ExampleAnswer, ...] = ()
+
+
+class CheckpointDeleted(_Record):
+    """The checkpoint policy removed a trial's weights."""
+
+    kind: Literal["checkpoint_deleted"] = "checkpoint_deleted"
+    key: str
+
+
+class SweepEnded(_Record):
+    """Last record of a segment that was closed in good order."""
+
+    kind: Literal["sweep_ended"] = "sweep_ended"
+    state: Literal["done", "failed", "interrupted"]
+
+
+Record = Annotated[
+    SweepStarted | TrialStarted | StepsReported | TrialFinished | CheckpointDeleted | SweepEnded,
+    Field(discriminator="kind"),
+]
+_ADAPTER: TypeAdapter[Record] = TypeAdapter(Record)
+BASELINES = ("before", "retain_model")
+
+
+class Journal:
+    """Append records to a new segment of `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        number = max((int(path.stem) for path in folder.glob("*.jsonl")), default=0) + 1
+        self._file = (folder / f"{number:06d}.jsonl").open("xb", buffering=0)
+
+    def append(self, record: Record) -> None:
+        """Write one record and wait until it is on disk."""
+        self._file.write(record.model_dump_json().encode() + b"\n")
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the segment; closing twice is fine."""
+        self._file.close()
+
+
+def read_records(folder: Path) -> Iterator[Record]:
+    """All records in the order they were written. JournalError: no journal there, or a broken line inside a segment."""
+    segments = sorted(folder.glob("*.jsonl"))
+    if not segments:
+        raise JournalError(f"no journal in {folder}: give the folder of a sweep that was started (it holds journal/)")
+    for segment in segments:
+        lines = segment.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, 1):
+            if number == len(lines):  # what follows the last newline: nothing, or a line torn by a kill
+                break
+            try:
+                yield _ADAPTER.validate_json(line)
+            except ValidationError as error:
+                raise JournalError(f"{segment}:{number} is not a journal record: {error.errors()[0]['msg']}") from error
+
+
+@dataclass(slots=True)
+class TrialLog:
+    """All that is known of one trial (or baseline)."""
+
+    started: TrialStarted
+    steps: list[StepRecord] = field(default_factory=list)
+    finished: TrialFinished | None = None
+    checkpoint: str | None = None
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is the model before unlearning, or the retain model."""
+        return self.started.method in BASELINES
+
+
+@dataclass(slots=True)
+class SweepLog:
+    """A journal read back; `trials` in the order of their first start."""
+
+    header: SweepStarted
+    trials: dict[str, TrialLog] = field(default_factory=dict)
+    ended: SweepEnded | None = None
+
+    def baseline(self, kind: str, forget_set: str) -> TrialLog | None:
+        """The model `before` unlearning or the `retain_model` on a forget set, if it was scored."""
+        return self.trials.get(f"{kind}/{forget_set}")
+
+    def searched(self) -> list[TrialLog]:
+        """The trials of the search, without the baselines."""
+        return [trial for trial in self.trials.values() if not trial.is_baseline]
+
+    def add(self, record: Record) -> None:
+        """Take one more record, in the order of the journal."""
+        match record:
+            case SweepStarted():
+                self.header, self.ended = record, None
+            case SweepEnded():
+                self.ended = record
+            case TrialStarted(key=key):  # a trial that was cut off starts again from nothing
+                if key not in self.trials or self.trials[key].finished is None:
+                    self.trials[key] = TrialLog(record)
+            case StepsReported(key=key):
+                self.trials[key].steps.extend(record.steps)
+            case TrialFinished(key=key):
+                self.trials[key].finished = record
+                self.trials[key].checkpoint = record.checkpoint
+            case CheckpointDeleted(key=key):
+                self.trials[key].checkpoint = None
+
+
+def load_sweep(sweep_dir: Path) -> SweepLog:
+    """Read the journal of the sweep in `sweep_dir`. JournalError: none there, or its first record is not the header."""
+    log: SweepLog | None = None
+    for record in read_records(sweep_dir / "journal"):
+        if log is None:
+            if not isinstance(record, SweepStarted):
+                raise JournalError(f"{sweep_dir}/journal does not begin with a sweep_started record")
+            log = SweepLog(record)
+        else:
+            log.add(record)
+    if log is None:
+        raise JournalError(f"{sweep_dir}/journal holds no complete record; start the sweep again")
+    return log
+
+
+def to_jsonable(record: Record) -> dict[str, Any]:
+    """A record as plain JSON types."""
+    value: dict[str, Any] = json.loads(record.model_dump_json())
+    return value
