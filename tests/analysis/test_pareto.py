@@ -1,0 +1,129 @@
+"""Pareto maths against brute force and against numbers done by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from orchestrator.analysis.pareto import front, hypervolume, is_dominated, knee
+
+UP, DOWN = "maximize", "minimize"
+# Small integers make ties and duplicates common and the arithmetic exact.
+COORDINATES = st.integers(-4, 4).map(float)
+
+
+@st.composite
+def points_and_directions(draw, min_rows=0, max_columns=3):
+    directions = draw(st.lists(st.sampled_from([UP, DOWN]), min_size=1, max_size=max_columns))
+    shape = (draw(st.integers(min_rows, 12)), len(directions))
+    return draw(arrays(float, shape, elements=COORDINATES)), directions
+
+
+def dominates(a, b, directions):
+    signs = np.array([1 if direction == UP else -1 for direction in directions])
+    return bool((a * signs >= b * signs).all() and (a * signs > b * signs).any())
+
+
+def unit_boxes(values, reference, directions):
+    """Hypervolume of integer points by counting the unit boxes between them and the reference."""
+    signs = np.array([1 if direction == UP else -1 for direction in directions])
+    heights = ((values - reference) * signs).astype(int)
+    boxes = np.zeros((9,) * len(directions), dtype=bool)
+    for height in heights[(heights > 0).all(axis=1)]:
+        boxes[tuple(slice(0, h) for h in height)] = True
+    return int(boxes.sum())
+
+
+@given(points_and_directions())
+def test_front_is_what_brute_force_finds(case):
+    values, directions = case
+    expected = [i for i, v in enumerate(values) if not any(dominates(other, v, directions) for other in values)]
+    assert front(values, directions).tolist() == expected
+    assert [i for i, v in enumerate(values) if not is_dominated(v, values, directions)] == expected
+
+
+@given(points_and_directions(), st.randoms(use_true_random=False))
+def test_front_does_not_depend_on_the_order_of_rows(case, random):
+    values, directions = case
+    order = random.sample(range(len(values)), len(values))
+    assert sorted(order[i] for i in front(values[order], directions)) == front(values, directions).tolist()
+
+
+@given(points_and_directions())
+def test_turning_an_objective_and_its_direction_changes_nothing(case):
+    values, directions = case
+    turned = [DOWN if direction == UP else UP for direction in directions]
+    assert front(-values, turned).tolist() == front(values, directions).tolist()
+    if len(values):
+        assert knee(-values, turned) == knee(values, directions)
+
+
+@given(points_and_directions())
+def test_hypervolume_counts_unit_boxes(case):
+    values, directions = case
+    reference = np.array([-4.0 if direction == UP else 4.0 for direction in directions])
+    assert hypervolume(values, reference, directions) == pytest.approx(unit_boxes(values, reference, directions))
+
+
+@given(points_and_directions(min_rows=1))
+def test_dominated_rows_add_no_hypervolume(case):
+    values, directions = case
+    reference = [-5.0 if direction == UP else 5.0 for direction in directions]
+    whole = hypervolume(values, reference, directions)
+    assert hypervolume(values[front(values, directions)], reference, directions) == pytest.approx(whole)
+    assert hypervolume(values[1:], reference, directions) <= whole + 1e-9
+
+
+@given(points_and_directions(min_rows=1), st.sampled_from([0.125, 1.0, 32.0]))
+def test_knee_is_on_the_front_and_free_of_units(case, factor):
+    values, directions = case
+    index = knee(values, directions)
+    assert index in front(values, directions)
+    units = np.array([factor, *[1.0] * (len(directions) - 1)])
+    assert knee(values * units + 64.0, directions) == index
+
+
+def test_knee_by_hand():
+    values = [[0.0, 1.0], [0.8, 0.7], [1.0, 0.0], [0.5, 0.5]]
+    assert knee(values, [UP, UP]) == 1  # distances 1, 0.36, 1; the last is dominated
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        pytest.param([[0.3, 0.4]], 0, id="one point"),
+        pytest.param([[0.2, 0.9], [0.6, 0.1]], 1, id="two points tie, the first objective decides"),
+        pytest.param([[0.5, 0.5], [0.5, 0.5]], 0, id="copies, the first of them"),
+    ],
+)
+def test_knee_of_few_points(values, expected):
+    assert knee(values, [UP, UP]) == expected
+
+
+def test_front_keeps_every_copy():
+    assert front([[1, 1], [1, 1], [0, 2], [0, 1]], [UP, UP]).tolist() == [0, 1, 2]
+
+
+def test_hypervolume_ignores_points_beyond_the_reference():
+    assert hypervolume([[0.5, 0.5], [0.9, -1.0]], [0, 0], [UP, UP]) == pytest.approx(0.25)
+    assert hypervolume([[0.5, 0.2]], [0, 1], [UP, DOWN]) == pytest.approx(0.4)
+    assert hypervolume([], [0, 0], [UP, UP]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: front([[0.0, np.nan]], [UP, UP]), "NaN"),
+        (lambda: front([[0.0, 1.0]], [UP]), "shape"),
+        (lambda: front([[0.0]], ["up"]), "directions"),
+        (lambda: is_dominated([np.nan, 0], [[0, 1]], [UP, UP]), "NaN"),
+        (lambda: hypervolume([[np.nan, 0]], [0, 0], [UP, UP]), "NaN"),
+        (lambda: hypervolume([[np.inf, 0]], [0, 0], [UP, UP]), "finite"),
+        (lambda: knee([], [UP, UP]), "no points"),
+        (lambda: knee([[np.nan, 1]], [UP, UP]), "NaN"),
+    ],
+)
+def test_what_cannot_be_compared_is_an_error(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
