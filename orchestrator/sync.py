@@ -1,0 +1,74 @@
+"""Rebuild the MLflow view of a sweep from its journal: `python -m orchestrator.sync DIR [--tracking-uri URI]`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.tracking.journal import JournalError, SweepLog, load_sweep, read_records
+from orchestrator.tracking.pump import TrackingError, redact_uri, set_client_env
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the view and say how to open it. Returns 0; 1: MLflow did not answer; 2: no usable journal or URI."""
+    args = _parse(argv)
+    try:
+        log = load_sweep(args.folder)
+        uri = args.tracking_uri or _recorded_uri(log)
+    except (JournalError, ValueError) as error:
+        return _fail(str(error), 2)
+    try:
+        fragment = _write(uri, args.folder)
+    except TrackingError as error:
+        return _fail(f"{error}\nIs it running? Name another store with --tracking-uri.", 1)
+    num_baselines = sum(trial.is_baseline for trial in log.trials.values())
+    num_steps = sum(len(trial.steps) for trial in log.trials.values())
+    sys.stdout.write(
+        f"Wrote {len(log.trials) - num_baselines} trials, {num_baselines} baselines and {num_steps} steps of "
+        f"{log.header.name} to {redact_uri(uri)}.\n{how_to_open(uri, fragment)}\n"
+    )
+    return 0
+
+
+def how_to_open(uri: str, fragment: str) -> str:
+    """What a user types to see the view; holds no credentials."""
+    if uri.startswith(("http://", "https://")):
+        return f"Open {redact_uri(uri).rstrip('/')}/{fragment}"
+    return f"Run  mlflow ui --backend-store-uri {redact_uri(uri)} --port 5000\nOpen http://127.0.0.1:5000/{fragment}"
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m orchestrator.sync", description=__doc__)
+    parser.add_argument("folder", metavar="DIR", type=Path, help="folder of a sweep; it holds journal/")
+    parser.add_argument("--tracking-uri", metavar="URI", help="where to write; default: what the sweep was given")
+    return parser.parse_args(argv)
+
+
+def _recorded_uri(log: SweepLog) -> str:
+    """The URI of the sweep's own config. ValueError: none there, or its credentials were left out of the journal."""
+    tracking = log.header.config.get("tracking")
+    uri = tracking.get("uri") if isinstance(tracking, dict) else None
+    if not isinstance(uri, str) or not uri or "***" in uri:
+        raise ValueError(f"the journal's tracking.uri is {redact_uri(str(uri))}: name the store with --tracking-uri")
+    return uri
+
+
+def _write(uri: str, folder: Path) -> str:
+    set_client_env()
+    from orchestrator.tracking.mlflow_view import MlflowView  # noqa: PLC0415  # takes seconds; errors come before it
+
+    view = MlflowView(uri, folder)
+    view.apply(list(read_records(folder / "journal")))
+    report = folder / "report.html"
+    if report.is_file():
+        view.log_report(report)
+    return view.write_page()
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""What a sweep looks like in MLflow, as plain data: tags, tables and the saved chart view. Imports no MLflow."""
+
+import base64
+import json
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from orchestrator.tracking.journal import ExampleAnswer, SweepLog, SweepStarted, TrialStarted, TrialState
+from orchestrator.tracking.pump import redact_uri
+
+VIEW_KEY = "lethe"
+RUN_STATUS = {
+    TrialState.COMPLETE: "FINISHED",
+    TrialState.DIVERGED: "FAILED",
+    TrialState.FAILED: "FAILED",
+    TrialState.PRUNED: "KILLED",
+}
+MAX_TAG_CHARS, MAX_PARAM_CHARS = 8000, 500
+_LEFT_OUT = ("tracking.", "storage.")  # they say where a trial ran, not what it was
+_SECTION = "lethe-objectives"
+
+
+def scenario_of(config: dict[str, Any]) -> str:
+    """The name of the scenario in a sweep's or a trial's config, empty where there is none."""
+    value = config.get("scenario", "")
+    return str(value.get("name", value.get("type", "")) if isinstance(value, dict) else value)
+
+
+def model_name(key: str) -> str:
+    """A trial's key as the name of a logged model, which may not contain some of its characters."""
+    return re.sub(r"[/:.%\"']", "-", key)
+
+
+def run_tags(started: TrialStarted, header: SweepStarted, color: str) -> dict[str, str]:
+    """Every facet by which runs can be filtered; MLflow has no OR and no IN, so each is a tag of its own."""
+    train = started.config.get("train", {})
+    tags = {
+        "lethe.kind": "baseline" if started.number is None else "trial",
+        "lethe.sweep": header.name,
+        "lethe.trial_key": started.key,
+        "lethe.method": started.method,
+        "lethe.forget_set": started.forget_set,
+        "lethe.scenario": scenario_of(started.config) or scenario_of(header.config),
+        "lethe.seed": str(header.seed),
+        "lethe.state": "RUNNING",
+        "lethe.convention": str(train.get("convention", "")) if isinstance(train, dict) else "",
+        "lethe.number": "" if started.number is None else str(started.number),
+        "mlflow.runColor": color,
+    }
+    return {name: value for name, value in tags.items() if value}
+
+
+def run_params(started: TrialStarted) -> dict[str, str]:
+    """Sampled values under their own names, method, forget set, and the trial's config in dotted keys."""
+    flat = {name: text for name, text in _leaves(started.config) if not name.startswith(_LEFT_OUT)}
+    flat |= {name: str(value) for name, value in started.params.items()}
+    flat |= {"method": started.method, "forget_set": started.forget_set}
+    return {name: redact_uri(text)[:MAX_PARAM_CHARS] for name, text in flat.items()}
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(item, f"{name}.{key}" if name else str(key))
+    elif value is not None:
+        yield name, value if isinstance(value, str) else json.dumps(value)
+
+
+def examples_table(examples: Sequence[ExampleAnswer]) -> dict[str, Any]:
+    """Answers in the format of `mlflow.log_table`, which appends on every call and so is not used itself."""
+    columns = ["set", "index", "question", "truth", "output"]
+    return {"columns": columns, "data": [[e.set_name, e.index, e.question, e.truth, e.output] for e in examples]}
+
+
+def describe(header: SweepStarted, report_run: str | None = None) -> str:
+    """The experiment's description, in Markdown."""
+    goals = ", ".join(f"`{goal.metric}` ({goal.direction})" for goal in header.objectives)
+    methods = ", ".join(dict.fromkeys(cell.method for cell in header.cells))
+    forget_sets = ", ".join(dict.fromkeys(cell.forget_set for cell in header.cells))
+    versions = ", ".join(f"{name} {version}" for name, version in header.versions.items())
+    lines = [
+        f"**{header.name}**: an unlearning sweep by Lethe, rebuilt at any time from its journal.",
+        f"- objectives: {goals}\n- methods: {methods}\n- forget sets: {forget_sets}",
+        f"- {header.trials_per_cell} trials per method and forget set, seed {header.seed}\n- {versions}",
+        "The saved view shows the objectives with one colour per method; front: `tags.\"lethe.on_front\" = 'true'`.",
+    ]
+    if report_run:
+        lines.append("The full report is the artifact `report.html` of the run named `report`.")
+    return "\n\n".join(lines)
+
+
+def common_params(log: SweepLog) -> list[str]:
+    """The searched settings that every trial has, in the order of the first trial: axes that no run lacks."""
+    searched = [trial.started.params for trial in log.searched()]
+    return [name for name in searched[0] if all(name in params for params in searched)] if searched else []
+
+
+def saved_view(header: SweepStarted, params: Sequence[str]) -> str:
+    """The value of the experiment tag that opens the chart page on the objectives.
+
+    The format is MLflow's own and undocumented. It holds no clock and no random ids, so that writing it twice changes
+    nothing.
+    """
+    goals = [goal.metric for goal in header.objectives]
+    now = int(header.time * 1000)
+    state = {
+        "searchFilter": "tags.`lethe.kind` != 'report'",
+        "orderByKey": f"metrics.`{goals[0]}`",
+        "orderByAsc": header.objectives[0].direction == "minimize",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": _columns(goals, params),
+        "columnOrder": [],
+        "columnWidths": {},
+        "runsHiddenMode": "SHOW_ALL",
+        "compareRunCharts": _charts(goals, params),
+        "compareRunSections": [_section(_SECTION, "Objectives"), _section("lethe-training", "Training")],
+        "viewMaximized": False,
+        "runListHidden": False,
+        "isAccordionReordered": False,
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "groupBy": None,
+        "groupsExpanded": {},
+        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+    }
+    packed = "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
+    return json.dumps({"name": "Lethe", "createdAt": now, "updatedAt": now, "state": packed})
+
+
+def _columns(goals: Sequence[str], params: Sequence[str]) -> list[str]:
+    tags = ["lethe.state", "lethe.on_front"]
+    names = ["method", "forget_set", *params[:4]]
+    return [
+        *(f"tags.`{name}`" for name in tags),
+        *(f"metrics.`{name}`" for name in goals),
+        *(f"params.`{name}`" for name in names),
+    ]
+
+
+def _section(uuid: str, name: str) -> dict[str, Any]:
+    flags = {"isReordered": False, "deleted": False, "isGenerated": False}
+    return {"uuid": uuid, "name": name, "display": True, **flags}
+
+
+def _charts(goals: Sequence[str], params: Sequence[str]) -> list[dict[str, Any]]:
+    charts: list[dict[str, Any]] = []
+    if len(goals) > 1:
+        axes = {name: {"key": goal, "type": "METRIC"} for name, goal in zip(("xaxis", "yaxis"), goals, strict=False)}
+        charts.append(_chart("SCATTER", _SECTION, displayName=f"{goals[1]} over {goals[0]}", **axes))
+    charts.append(
+        _chart(
+            "PARALLEL",
+            _SECTION,
+            displayName="Settings and objectives",
+            selectedParams=["method", *params[:5]],
+            selectedMetrics=[*goals],
+            showAllRuns=True,
+        )
+    )
+    for metric in ("train/forget_loss", "train/retain_loss"):
+        charts.append(_chart("LINE", "lethe-training", metricKey=metric, selectedMetricKeys=[metric], **_LINE))
+    return charts
+
+
+def _chart(kind: str, section: str, **settings: Any) -> dict[str, Any]:
+    name = re.sub(r"\W", "-", f"{kind}-{settings.get('metricKey', section)}".lower())
+    flags = {"deleted": False, "isGenerated": False}
+    return {"uuid": name, "type": kind, "runsCountToCompare": 1000, "metricSectionId": section, **flags, **settings}
+
+
+_LINE: dict[str, Any] = {
+    "xAxisKey": "step",
+    "yAxisKey": "metric",
+    "xAxisScaleType": "linear",
+    "scaleType": "linear",
+    "lineSmoothness": 0,
+    "useGlobalXaxisKey": True,
+    "useGlobalLineSmoothing": True,
+}

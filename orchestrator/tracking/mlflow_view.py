@@ -1,0 +1,352 @@
+"""Shows a journal in MLflow. The only file of the project that imports MLflow; everything here can be rebuilt."""
+
+import json
+import math
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, LoggedModel, LoggedModelOutput, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from orchestrator.analysis.palette import method_colors
+from orchestrator.tracking import mlflow_page as page
+from orchestrator.tracking.journal import (
+    CheckpointDeleted,
+    JournalError,
+    Record,
+    StepsReported,
+    SweepEnded,
+    SweepStarted,
+    TrialFinished,
+    TrialStarted,
+    TrialState,
+    load_sweep,
+    read_records,
+)
+from orchestrator.tracking.pump import TrackingError, redact_uri
+
+MAX_METRICS, MAX_PARAMS = 900, 90  # a request may hold 1000 and 100
+_EXAMPLES, _REPORT = "examples.json", "report.html"
+
+
+@dataclass(slots=True)
+class _Run:
+    """What MLflow holds of one trial."""
+
+    run_id: str
+    start_ms: int
+    terminated: bool = False
+    tags: dict[str, str] = field(default_factory=dict)
+    models: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, run: Run) -> "_Run":
+        models = {model.model_id for model in run.outputs.model_outputs} if run.outputs else set()
+        ended = run.info.status != "RUNNING"
+        return cls(run.info.run_id, run.info.start_time, ended, dict(run.data.tags), models)
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What one call of `apply` has to say about one trial."""
+
+    started: TrialStarted | None = None
+    metrics: list[Metric] = field(default_factory=list)
+    finished: TrialFinished | None = None
+    deleted: bool = False
+
+
+class MlflowView:
+    """One MLflow experiment for one sweep, one flat run for each trial and baseline, found again by their tags.
+
+    `sweep_dir` holds the journal; its first record names the sweep. A run that MLflow has as ended is complete and is
+    skipped, so applying a whole journal again is cheap and changes nothing. Not thread-safe.
+    """
+
+    def __init__(self, tracking_uri: str, sweep_dir: Path) -> None:
+        self._uri, self._sweep_dir = tracking_uri, sweep_dir.resolve()
+        self._client: MlflowClient | None = None
+        self._header: SweepStarted | None = None
+        self._experiment: Experiment | None = None
+        self._runs: dict[str, _Run] = {}
+        self._stale: set[str] = set()  # trials whose records, at this point, are of an attempt that was given up
+
+    def apply(self, records: Sequence[Record]) -> None:
+        """Show records that were read or written in the order of the journal. TrackingError: MLflow does not answer."""
+        with self._connected() as client:
+            pending: dict[str, _Pending] = {}
+            for record in records:
+                match record:
+                    case SweepStarted():
+                        self._show_header(client, record)
+                    case SweepEnded(state=state):
+                        self._tag_experiment(client, {"lethe.sweep_state": state})
+                    case TrialStarted(key=key):  # a trial that was cut off starts again from nothing
+                        pending[key] = _Pending(record)
+                    case StepsReported(key=key):
+                        pending.setdefault(key, _Pending()).metrics += _step_metrics(record)
+                    case TrialFinished(key=key):
+                        pending.setdefault(key, _Pending()).finished = record
+                    case CheckpointDeleted(key=key):
+                        pending.setdefault(key, _Pending()).deleted = True
+            for key, news in pending.items():
+                self._show_trial(client, key, news)
+
+    def mark_front(self, keys: Collection[str]) -> None:
+        """Tag every trial of the search with whether it is on its front. TrackingError: MLflow does not answer."""
+        with self._connected() as client:
+            for key, run in self._runs.items():
+                if run.tags.get("lethe.kind") == "trial":
+                    _send(client, run, tags={"lethe.on_front": str(key in keys).lower()})
+
+    def write_page(self) -> str:
+        """Save the chart page of the sweep; returns the part of its URL that follows the server's address.
+
+        TrackingError: MLflow does not answer.
+        """
+        with self._connected() as client:
+            log = load_sweep(self._sweep_dir)
+            view = page.saved_view(log.header, page.common_params(log))
+            self._tag_experiment(client, {f"mlflow.sharedViewState.{page.VIEW_KEY}": view})
+            return f"#/experiments/{self._id}/runs?viewStateShareKey={page.VIEW_KEY}&compareRunsMode=CHART"
+
+    def log_report(self, path: Path) -> str:
+        """Attach the report; returns the part of its URL that follows the server's address.
+
+        MLflow keeps artifacts with runs, not with experiments, and shows HTML there: so the report has a run of its
+        own, named `report`, that the saved view hides and the description names. TrackingError: no answer.
+        """
+        with self._connected() as client:
+            log = load_sweep(self._sweep_dir)
+            found = client.search_runs([self._id], "tags.`lethe.kind` = 'report'")
+            tags = {"lethe.kind": "report", "lethe.sweep": log.header.name, "mlflow.runColor": "#BBBBBB"}
+            start_ms = _milliseconds(self._first_header().time)
+            run = found[0] if found else client.create_run(self._id, start_ms, tags, "report")
+            client.log_text(run.info.run_id, path.read_text(encoding="utf-8"), _REPORT)
+            client.set_terminated(run.info.run_id, "FINISHED", start_ms)
+            self._tag_experiment(client, {"mlflow.note.content": page.describe(log.header, run.info.run_id)})
+            return f"#/experiments/{self._id}/runs/{run.info.run_id}/artifacts/{_REPORT}"
+
+    @property
+    def _id(self) -> str:
+        assert self._experiment is not None
+        experiment_id: str = self._experiment.experiment_id
+        return experiment_id
+
+    @contextmanager
+    def _connected(self) -> Iterator[MlflowClient]:
+        """A client, with the experiment open and its runs known. After an error both are read again: an answer may
+        have been lost on its way."""
+        try:
+            if self._client is None:
+                self._client = MlflowClient(self._uri)
+            if self._experiment is None:
+                self._experiment = self._open_experiment(self._client)
+                self._runs = self._find_runs(self._client)
+            yield self._client
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            self._experiment = None
+            message = redact_uri(str(error).replace(self._uri, redact_uri(self._uri)))
+            raise TrackingError(f"MLflow at {redact_uri(self._uri)}: {message}") from None
+
+    def _first_header(self) -> SweepStarted:
+        first = next(read_records(self._sweep_dir / "journal"), None)
+        if not isinstance(first, SweepStarted):
+            raise JournalError(f"{self._sweep_dir}/journal does not begin with a sweep_started record")
+        return first
+
+    def _open_experiment(self, client: MlflowClient) -> Experiment:
+        """The sweep's experiment. A second sweep of the same name and folder name on a shared server gets a number."""
+        first = self._first_header()
+        self._header = self._header or first
+        identity = f"{first.time:.6f}"
+        base = f"{first.name} / {self._sweep_dir.name}"
+        for number in count(1):
+            name = base if number == 1 else f"{base} ({number})"
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                # Without a server MLflow would put artifacts under the current directory.
+                location = None if self._uri.startswith("http") else (self._sweep_dir / "mlflow-artifacts").as_uri()
+                tags = {
+                    "lethe.sweep_id": identity,
+                    "lethe.sweep": first.name,
+                    "lethe.sweep_dir": str(self._sweep_dir),
+                    "mlflow.experimentKind": "custom_model_development",
+                    "mlflow.note.content": page.describe(first),
+                }
+                return client.get_experiment(client.create_experiment(name, location, tags))
+            if found.lifecycle_stage == "active" and found.tags.get("lethe.sweep_id") == identity:
+                return found
+        raise AssertionError("count() ended")
+
+    def _find_runs(self, client: MlflowClient) -> dict[str, _Run]:
+        runs: dict[str, _Run] = {}
+        token: str | None = None
+        while token != "":
+            found = client.search_runs([self._id], order_by=["attributes.start_time ASC"], page_token=token)
+            runs |= {
+                run.data.tags["lethe.trial_key"]: _Run.of(run) for run in found if "lethe.trial_key" in run.data.tags
+            }
+            token = found.token or ""
+        return runs
+
+    def _tag_experiment(self, client: MlflowClient, tags: dict[str, str]) -> None:
+        assert self._experiment is not None
+        for name, value in tags.items():
+            if self._experiment.tags.get(name) != value:
+                client.set_experiment_tag(self._id, name, value)
+                self._experiment.tags[name] = value
+
+    def _show_header(self, client: MlflowClient, header: SweepStarted) -> None:
+        """A resumed sweep may have more methods than before: the description and the colours follow."""
+        self._header = header
+        reports = client.search_runs([self._id], "tags.`lethe.kind` = 'report'")
+        note = page.describe(header, reports[0].info.run_id if reports else None)
+        self._tag_experiment(client, {"mlflow.note.content": note, "lethe.sweep_state": "running"})
+        for run in self._runs.values():
+            _send(client, run, tags={"mlflow.runColor": self._color(run.tags["lethe.method"])})
+
+    def _color(self, method: str) -> str:
+        assert self._header is not None
+        methods = list(dict.fromkeys(cell.method for cell in self._header.cells))
+        return method_colors(methods).get(method, "#BBBBBB")
+
+    def _show_trial(self, client: MlflowClient, key: str, news: _Pending) -> None:
+        run = self._run_of(client, key, news.started)
+        if run is None:
+            return
+        if not run.terminated:
+            params = page.run_params(news.started) if news.started else {}
+            if news.finished:
+                metrics = news.metrics + self._final(client, key, run, news)
+                _send(client, run, metrics, params, _final_tags(news.finished))
+                status = page.RUN_STATUS[news.finished.state]
+                client.set_terminated(run.run_id, status, _milliseconds(news.finished.time))
+                run.terminated = True
+            else:
+                _send(client, run, news.metrics, params)
+        if news.deleted:
+            for model in self._models(client, run):
+                client.delete_logged_model(model.model_id)
+            _send(client, run, tags={"lethe.checkpoint": "deleted"})
+
+    def _run_of(self, client: MlflowClient, key: str, started: TrialStarted | None) -> _Run | None:
+        """The run that records of `key` belong to; None where they belong to an attempt that was given up."""
+        run = self._runs.get(key)
+        if started is None:
+            return None if key in self._stale else run
+        start_ms = _milliseconds(started.time)
+        if run is not None and not run.terminated and start_ms > run.start_ms:
+            client.delete_run(run.run_id)
+            run = None
+        if run is None:
+            assert self._header is not None
+            tags = page.run_tags(started, self._header, self._color(started.method))
+            self._runs[key] = run = _Run.of(client.create_run(self._id, start_ms, tags, key))
+        if start_ms < run.start_ms:
+            self._stale.add(key)
+            return None
+        self._stale.discard(key)
+        return run
+
+    def _final(self, client: MlflowClient, key: str, run: _Run, news: _Pending) -> list[Metric]:
+        """Store the examples and the checkpoint's entry; returns the final metrics, linked to the checkpoint."""
+        finished = news.finished
+        assert finished is not None and self._header is not None
+        if finished.examples:
+            client.log_dict(run.run_id, page.examples_table(finished.examples), _EXAMPLES)
+        model_id = (
+            self._checkpoint(client, key, run, finished.checkpoint)
+            if finished.checkpoint and not news.deleted
+            else None
+        )
+        values = dict(finished.metrics) | {f"seconds/{phase}": value for phase, value in finished.seconds.items()}
+        if finished.state is TrialState.COMPLETE and finished.objectives:
+            names = [objective.metric for objective in self._header.objectives]
+            values = dict(zip(names, finished.objectives, strict=True)) | values
+        time_ms = _milliseconds(finished.time)
+        # MLflow stores NaN as 0 with a model's metrics: those stay with the run alone.
+        return [
+            Metric(name, value, time_ms, 0, model_id=model_id if math.isfinite(value) else None)
+            for name, value in values.items()
+        ]
+
+    def _checkpoint(self, client: MlflowClient, key: str, run: _Run, checkpoint: str) -> str:
+        """A logged model that points at the weights where they are; they are not copied."""
+        found = self._models(client, run)
+        model = (
+            found[0]
+            if found
+            else client.create_logged_model(
+                self._id,
+                page.model_name(key),
+                run.run_id,
+                tags={"lethe.trial_key": key, "lethe.checkpoint": str(self._sweep_dir / checkpoint)},
+                params={name: run.tags[f"lethe.{name}"] for name in ("method", "forget_set")},
+                model_type="unlearned",
+            )
+        )
+        model_id: str = model.model_id
+        client.finalize_logged_model(model_id, "READY")
+        if model_id not in run.models:  # the link is not idempotent
+            client.log_outputs(run.run_id, [LoggedModelOutput(model_id, 0)])
+            run.models.add(model_id)
+        return model_id
+
+    def _models(self, client: MlflowClient, run: _Run) -> list[LoggedModel]:
+        return list(client.search_logged_models([self._id], f"source_run_id = '{run.run_id}'"))
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def _send(
+    client: MlflowClient,
+    run: _Run,
+    metrics: Sequence[Metric] = (),
+    params: dict[str, str] | None = None,
+    tags: dict[str, str] | None = None,
+) -> None:
+    """One request for one run, more only where it would be too large; tags that it has are left out."""
+    param_list = [Param(name, value) for name, value in (params or {}).items()]
+    news = {name: value for name, value in (tags or {}).items() if run.tags.get(name) != value}
+    tag_list = [RunTag(name, value) for name, value in news.items()]
+    requests = max(
+        math.ceil(len(metrics) / MAX_METRICS),
+        math.ceil(len(param_list) / MAX_PARAMS),
+        math.ceil(len(tag_list) / MAX_PARAMS),
+    )
+    for i in range(requests):
+        entities = slice(i * MAX_PARAMS, (i + 1) * MAX_PARAMS)
+        some = metrics[i * MAX_METRICS : (i + 1) * MAX_METRICS]
+        client.log_batch(run.run_id, some, param_list[entities], tag_list[entities])
+    run.tags |= news
+
+
+def _step_metrics(record: StepsReported) -> list[Metric]:
+    time_ms = _milliseconds(record.time)
+    names = ("loss", "forget_loss", "retain_loss", "learning_rate", "grad_norm")
+    return [
+        Metric(f"train/{name}", value, time_ms, step.step)
+        for step in record.steps
+        for name in names
+        if (value := getattr(step, name)) is not None
+    ]
+
+
+def _final_tags(finished: TrialFinished) -> dict[str, str]:
+    tags = {"lethe.state": finished.state.value}
+    tags |= {f"lethe.judge.{name}": judge for name, judge in finished.judges.items()}
+    if finished.error:
+        tags["lethe.error"] = redact_uri(finished.error)[: page.MAX_TAG_CHARS]
+    if finished.checkpoint:
+        tags["lethe.checkpoint"] = finished.checkpoint
+    if finished.examples:
+        tags["mlflow.loggedArtifacts"] = json.dumps([{"path": _EXAMPLES, "type": "table"}])
+    return tags
