@@ -1,0 +1,126 @@
+"""The report: a sweep's findings as one HTML page that needs nothing else and asks nothing of the network."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from orchestrator.analysis import words
+from orchestrator.analysis.answers import side_by_side
+from orchestrator.analysis.palette import BASELINE_COLORS, DARK_BASELINE_COLORS, method_colors, on_dark
+from orchestrator.analysis.plots import axis_titles, figures
+from orchestrator.analysis.summary import SweepSummary, TrialSummary, summarize
+from orchestrator.tracking.journal import SweepLog
+
+KEY_METRICS = 4
+# The metrics a reader asks for first, where a sweep has them and does not search by them; then any others.
+PREFERRED_METRICS = (
+    "forget/rouge", "retain/rouge", "forget_quality", "forget/probability", "retain/probability",
+    "forget/token_entropy", "forget/truth_ratio", "facts/rouge",
+)  # fmt: skip
+PAGE = Path(__file__).with_name("page")
+
+
+def write_report(log: SweepLog, path: Path) -> Path:
+    """Write the page of `log` to `path`, replacing what is there only once it is whole; returns `path`.
+
+    Also for a sweep that is still running. OSError: the place cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(render(summarize(log)), encoding="utf-8")
+    return draft.replace(path)
+
+
+def render(summary: SweepSummary) -> str:
+    """The page as text; everything that comes from the journal is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PAGE),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"score": words.score, "number": words.number, "duration": words.duration}
+    environment.filters |= {"words": words.words, "moment": words.moment, "count": words.count}
+    environment.filters["all_metrics"] = all_metrics
+    colors = _colors(summary)
+    drawn = figures(summary)
+    return environment.get_template("report.html.j2").render(
+        sweep=summary,
+        answer=words.answer(summary),
+        names=words.short_names(summary.params),
+        colors=colors,
+        axis_titles=axis_titles(summary.objectives),
+        plots={"figures": drawn, "colors": colors},
+        key_metrics=key_metrics(summary),
+        questions=[side_by_side(group) for group in summary.forget_sets],
+        facts=_facts(summary),
+        config=json.dumps(summary.config, indent=2, ensure_ascii=False, default=str),
+        plotly=Markup(get_plotlyjs()) if any(drawn) else "",
+    )
+
+
+def key_metrics(summary: SweepSummary) -> list[str]:
+    """The metrics, besides the objectives, that the table of best settings shows."""
+    objectives = {objective.metric for objective in summary.objectives}
+    known = [
+        name
+        for name in all_metrics(trial for group in summary.forget_sets for trial in group.models)
+        if name not in objectives
+    ]
+    ranked = [name for name in PREFERRED_METRICS if name in known]
+    return (ranked + [name for name in known if name not in ranked])[:KEY_METRICS]
+
+
+def all_metrics(trials: Iterable[TrialSummary]) -> list[str]:
+    """The names of all metrics of `trials`, in the order in which they first appear."""
+    return list(dict.fromkeys(name for trial in trials for name in trial.metrics))
+
+
+def _colors(summary: SweepSummary) -> dict[str, dict[str, str]]:
+    """Colour of each method and baseline on a light and on a dark background."""
+    light = method_colors(summary.methods)
+    dark = {name: on_dark(color) for name, color in light.items()} | DARK_BASELINE_COLORS
+    return {name: {"light": light[name], "dark": dark[name]} for name in (*summary.methods, *BASELINE_COLORS)}
+
+
+def _facts(summary: SweepSummary) -> list[tuple[str, str]]:
+    """How the numbers were made, as pairs of a label and a text."""
+    config = summary.config
+    train = config.get("train")
+    convention = train.get("convention") if isinstance(train, dict) else None
+    cells = sum(len(group.cells) for group in summary.forget_sets)
+    budget = f"{words.count(summary.trials_per_cell, 'trial')} for each of {words.count(cells, 'cell')}"
+    states = ", ".join(f"{amount} {state.lower()}" for state, amount in summary.counts.items())
+    objectives = [f"{o.metric}: {o.direction}, worst {words.number(o.worst)}" for o in summary.objectives]
+    facts = [
+        ("Sweep", summary.name),
+        ("State", summary.state),
+        ("Seed", str(summary.seed)),
+        ("Convention", str(convention) if convention else "not recorded"),
+        ("Scenario", _described(config.get("scenario"))),
+        ("Model", _described(config.get("model"))),
+        ("Objectives", "; ".join(objectives)),
+        ("Budget", budget),
+        ("Trials", states),
+        ("Time of all trials", words.duration(summary.seconds)),
+        ("Journal until", words.moment(summary.last_time)),
+        ("Judges", "; ".join(f"{role}: {', '.join(models)}" for role, models in summary.judges.items())),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in summary.versions.items())),
+    ]
+    return [(label, text or "none recorded") for label, text in facts]
+
+
+def _described(value: Any) -> str:
+    """A part of the config in one line: a text as it is, a mapping as `key value` pairs without what is unset."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_described(part)}" for key, part in value.items() if part not in (None, "", [], {}))
+    if isinstance(value, list | tuple):
+        return " ".join(_described(part) for part in value)
+    return "not recorded" if value is None else str(value)

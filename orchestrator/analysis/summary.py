@@ -1,0 +1,244 @@
+"""A journal boiled down to plain data: what the report draws and the terminal prints, decided once."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from orchestrator.analysis.pareto import Direction, front, hypervolume, knee
+from orchestrator.tracking.journal import BASELINES, ExampleAnswer, ObjectiveRecord, SweepLog, TrialLog, TrialState
+
+UNFINISHED = "UNFINISHED"
+STATES = (*TrialState, UNFINISHED)
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSummary:
+    """One trial or baseline.
+
+    `objectives` are in the sweep's order and None without a score; `seconds` is the sum of the recorded phases, or the
+    time from start to end where a trial ended before it recorded any, and None while it is unfinished.
+    """
+
+    key: str
+    method: str
+    forget_set: str
+    number: int | None
+    state: str
+    params: dict[str, float | int | str | bool]
+    objectives: tuple[float, ...] | None
+    metrics: dict[str, float]
+    seconds: float | None
+    error: str | None
+    checkpoint: str | None
+    examples: tuple[ExampleAnswer, ...]
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether the trial may stand on a front: it ended COMPLETE and its objectives are numbers."""
+        return self.state == TrialState.COMPLETE and self.is_placed
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether all objectives are finite numbers, so that the trial has a place in a plot."""
+        return self.objectives is not None and all(math.isfinite(value) for value in self.objectives)
+
+
+@dataclass(frozen=True, slots=True)
+class CellSummary:
+    """One method on one forget set; `knee` and `hypervolume` are None without a complete trial."""
+
+    method: str
+    forget_set: str
+    trials: tuple[TrialSummary, ...]
+    counts: dict[str, int]
+    front: tuple[TrialSummary, ...]
+    knee: TrialSummary | None
+    hypervolume: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetSetSummary:
+    """All methods on one forget set: the front over all of them, and the two models they are measured against."""
+
+    name: str
+    cells: tuple[CellSummary, ...]
+    counts: dict[str, int]
+    front: tuple[TrialSummary, ...]
+    before: TrialSummary | None
+    retain_model: TrialSummary | None
+
+    @property
+    def ranking(self) -> list[CellSummary]:
+        """The cells by hypervolume, largest first; those without one last, in the sweep's order."""
+        return sorted(self.cells, key=lambda cell: math.inf if cell.hypervolume is None else -cell.hypervolume)
+
+    @property
+    def baselines(self) -> tuple[TrialSummary, ...]:
+        """The model before unlearning and the retain model, where they were started."""
+        return tuple(trial for trial in (self.before, self.retain_model) if trial is not None)
+
+    @property
+    def models(self) -> tuple[TrialSummary, ...]:
+        """The models worth a closer look: the baselines, then the knee of each cell, best ranked first."""
+        return (*self.baselines, *(cell.knee for cell in self.ranking if cell.knee is not None))
+
+
+@dataclass(frozen=True, slots=True)
+class SweepSummary:
+    """Everything a reader wants to know of a sweep. `state` is `running or cut off` where the journal has no end.
+
+    `seconds` is the time of all trials and baselines together, not the time on the clock. `last_time` is when the last
+    trial started or ended, in seconds since 1970. `judges` lists every model that was recorded under a judge's name.
+    """
+
+    name: str
+    seed: int
+    command: str
+    state: str
+    methods: tuple[str, ...]
+    objectives: tuple[ObjectiveRecord, ...]
+    trials_per_cell: int
+    forget_sets: tuple[ForgetSetSummary, ...]
+    counts: dict[str, int]
+    seconds: float
+    last_time: float
+    judges: dict[str, tuple[str, ...]]
+    versions: dict[str, str]
+    config: dict[str, Any]
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        """Direction of each objective."""
+        return tuple(objective.direction for objective in self.objectives)
+
+    @property
+    def trials(self) -> list[TrialSummary]:
+        """Every searched trial, by forget set and method."""
+        return [trial for group in self.forget_sets for cell in group.cells for trial in cell.trials]
+
+    @property
+    def params(self) -> list[str]:
+        """The names of all searched params, in the order in which they first appear."""
+        return list(dict.fromkeys(name for trial in self.trials for name in trial.params))
+
+
+def summarize(log: SweepLog) -> SweepSummary:
+    """What `log` says, also while its sweep is running: missing parts are None or empty, never guessed."""
+    header = log.header
+    trials = [_trial(trial, header.objectives) for trial in log.trials.values()]
+    searched = [trial for trial in trials if trial.method not in BASELINES]
+    methods = _in_order([cell.method for cell in header.cells] + [trial.method for trial in searched])
+    names = _in_order([cell.forget_set for cell in header.cells] + [trial.forget_set for trial in searched])
+    planned = {(cell.method, cell.forget_set) for cell in header.cells}
+    groups = []
+    for name in names:
+        here = [trial for trial in trials if trial.forget_set == name]
+        in_cell = {method: [trial for trial in here if trial.method == method] for method in methods}
+        wanted = [method for method in methods if in_cell[method] or (method, name) in planned]
+        groups.append(_forget_set(name, here, [(m, in_cell[m]) for m in wanted], header.objectives))
+    times = [record.time for trial in log.trials.values() for record in (trial.started, trial.finished) if record]
+    return SweepSummary(
+        name=header.name,
+        seed=header.seed,
+        command=header.command,
+        state=log.ended.state if log.ended else "running or cut off",
+        methods=methods,
+        objectives=header.objectives,
+        trials_per_cell=header.trials_per_cell,
+        forget_sets=tuple(groups),
+        counts=_counts(searched),
+        seconds=sum(trial.seconds or 0.0 for trial in trials),
+        last_time=max(times, default=header.time),
+        judges=_judges(log.trials.values()),
+        versions=header.versions,
+        config=header.config,
+    )
+
+
+def _trial(log: TrialLog, objectives: Sequence[ObjectiveRecord]) -> TrialSummary:
+    started, finished = log.started, log.finished
+    values = finished.objectives if finished else None
+    if finished and values is None and log.is_baseline and all(o.metric in finished.metrics for o in objectives):
+        values = tuple(finished.metrics[objective.metric] for objective in objectives)
+    seconds = None
+    if finished:
+        seconds = sum(finished.seconds.values()) if finished.seconds else max(0.0, finished.time - started.time)
+    return TrialSummary(
+        key=started.key,
+        method=started.method,
+        forget_set=started.forget_set,
+        number=started.number,
+        state=finished.state if finished else UNFINISHED,
+        params=started.params,
+        objectives=values,
+        metrics=finished.metrics if finished else {},
+        seconds=seconds,
+        error=finished.error if finished else None,
+        checkpoint=log.checkpoint,
+        examples=finished.examples if finished else (),
+    )
+
+
+def _forget_set(
+    name: str,
+    trials: Sequence[TrialSummary],
+    cells: Iterable[tuple[str, Sequence[TrialSummary]]],
+    objectives: Sequence[ObjectiveRecord],
+) -> ForgetSetSummary:
+    baselines = {trial.method: trial for trial in trials if trial.method in BASELINES}
+    searched = [trial for trial in trials if trial.method not in BASELINES]
+    return ForgetSetSummary(
+        name=name,
+        cells=tuple(_cell(method, name, members, objectives) for method, members in cells),
+        counts=_counts(searched),
+        front=_front(searched, objectives),
+        before=baselines.get("before"),
+        retain_model=baselines.get("retain_model"),
+    )
+
+
+def _cell(
+    method: str, forget_set: str, trials: Sequence[TrialSummary], objectives: Sequence[ObjectiveRecord]
+) -> CellSummary:
+    ordered = tuple(sorted(trials, key=lambda trial: -1 if trial.number is None else trial.number))
+    members = _front(ordered, objectives)
+    values, directions = [trial.objectives for trial in members], [objective.direction for objective in objectives]
+    worst = [objective.worst for objective in objectives]
+    bounded = bool(members) and all(math.isfinite(value) for value in worst)
+    return CellSummary(
+        method=method,
+        forget_set=forget_set,
+        trials=ordered,
+        counts=_counts(ordered),
+        front=members,
+        knee=members[knee(np.array(values), directions)] if members else None,
+        hypervolume=hypervolume(np.array(values), worst, directions) if bounded else None,
+    )
+
+
+def _front(trials: Iterable[TrialSummary], objectives: Sequence[ObjectiveRecord]) -> tuple[TrialSummary, ...]:
+    comparable = [trial for trial in trials if trial.is_comparable]
+    values = np.array([trial.objectives for trial in comparable], dtype=float)
+    return tuple(comparable[i] for i in front(values, [objective.direction for objective in objectives]))
+
+
+def _counts(trials: Iterable[TrialSummary]) -> dict[str, int]:
+    """How many trials are in each state; every state is a key."""
+    states = [trial.state for trial in trials]
+    return {str(state): states.count(state) for state in STATES}
+
+
+def _judges(trials: Iterable[TrialLog]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for trial in trials:
+        for role, model in (trial.finished.judges if trial.finished else {}).items():
+            found[role] = _in_order([*found.get(role, ()), model])
+    return found
+
+
+def _in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """The different names, each where it first appears."""
+    return tuple(dict.fromkeys(names))

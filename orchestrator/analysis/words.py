@@ -1,0 +1,151 @@
+"""Numbers and findings in words: the same in the report and in the terminal."""
+
+import math
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+
+from orchestrator.analysis.summary import CellSummary, ForgetSetSummary, SweepSummary, TrialSummary
+
+FEW_TRIALS = 10  # complete trials in a cell, below which the report warns that a difference may be luck
+CLOSE = 0.05  # relative difference of two hypervolumes that the report calls close
+DETAILED_FORGET_SETS = 3  # the answer describes knees for so many forget sets; the table has them all
+MISSING = "–"
+
+
+def number(value: float | int | str | bool | None) -> str:
+    """A setting: three significant digits, whole numbers and texts as they are."""
+    if value is None:
+        return MISSING
+    if isinstance(value, bool | str | int):
+        return str(value)
+    if not math.isfinite(value):
+        return "not a number" if math.isnan(value) else "∞" if value > 0 else "−∞"
+    mantissa, _, exponent = f"{value:.3g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+
+
+def score(value: float | None) -> str:
+    """A metric: three decimals, or three significant digits where decimals would say nothing."""
+    if value is None or not math.isfinite(value):
+        return number(value)
+    return f"{value:.3f}" if value == 0 or 0.001 <= abs(value) < 1000 else number(value)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in the unit that people would use."""
+    if seconds is None:
+        return MISSING
+    if seconds == 0:
+        return "0 s"
+    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.{1 if seconds < 10 * size else 0}f} {unit}"
+    return f"{seconds / 86_400:.1f} days"
+
+
+def moment(seconds: float) -> str:
+    """Seconds since 1970 as a date and time in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def words(name: str) -> str:
+    """A metric's name as words: `model_utility` reads `model utility`."""
+    return name.replace("_", " ")
+
+
+def short_names(params: Iterable[str]) -> dict[str, str]:
+    """Each dotted name to its last part, or to itself where two would then be the same."""
+    names = list(params)
+    last = [name.rpartition(".")[2] for name in names]
+    return {name: tail if last.count(tail) == 1 else name for name, tail in zip(names, last, strict=True)}
+
+
+def count(amount: int, noun: str) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"
+
+
+def settings(params: Mapping[str, float | int | str | bool], names: Mapping[str, str]) -> str:
+    """Params as `learning_rate 2e-5 and beta 0.1`."""
+    return _listed([f"{names[name]} {number(value)}" for name, value in params.items()])
+
+
+def answer(summary: SweepSummary) -> str:
+    """What the sweep found, in one paragraph of plain text."""
+    compared = [group for group in summary.forget_sets if group.front]
+    if not compared:
+        return f"There is no answer yet: {_states(summary)}."
+    parts = [_finding(summary, group) for group in compared[:DETAILED_FORGET_SETS]]
+    if rest := compared[DETAILED_FORGET_SETS:]:
+        leaders = (f"{_leader(group).method} on {group.name}" for group in rest)
+        parts.append(f"Also leading: {', '.join(leaders)}.")
+    if silent := [group.name for group in summary.forget_sets if not group.front]:
+        parts.append(f"No trial is complete on {_listed(silent)}.")
+    return " ".join([*parts, *_cautions(summary)])
+
+
+def _finding(summary: SweepSummary, group: ForgetSetSummary) -> str:
+    first, *others = [cell for cell in group.ranking if cell.knee]
+    assert first.knee is not None
+    chosen = settings(first.knee.params, short_names(first.knee.params))
+    offer = f"Its knee, {_named(first.knee)}, reaches {_scores(summary, first.knee)}"
+    measured = [f"{label} {_bare(trial)}" for trial, label in _measured(group)]
+    against = f" ({'; '.join(measured)})" if measured else ""
+    return f"On {group.name}, {_lead(first, others)}. {offer}{against}{f' with {chosen}' if chosen else ''}."
+
+
+def _lead(first: CellSummary, others: list[CellSummary]) -> str:
+    if not others:
+        return f"{first.method} is the only method with a complete trial"
+    if first.hypervolume is None or others[0].hypervolume is None:
+        return f"no hypervolume can be given, as an objective has no finite worst value; {first.method} comes first"
+    margin = f"{score(first.hypervolume)} against {score(others[0].hypervolume)} for {others[0].method}"
+    close = first.hypervolume - others[0].hypervolume <= CLOSE * first.hypervolume
+    return f"{first.method} leads by hypervolume{', but narrowly' if close else ''} ({margin})"
+
+
+def _measured(group: ForgetSetSummary) -> list[tuple[TrialSummary, str]]:
+    pairs = ((group.before, "before unlearning"), (group.retain_model, "retain model"))
+    return [(trial, label) for trial, label in pairs if trial is not None and trial.objectives is not None]
+
+
+def _cautions(summary: SweepSummary) -> list[str]:
+    complete = [cell.counts["COMPLETE"] for group in summary.forget_sets for cell in group.cells]
+    few, many = min(complete), max(complete)
+    cautions = []
+    if few < FEW_TRIALS:
+        span = f"only {few}" if few == many else f"{few} to {many}"
+        cautions.append(f"Each cell has {span} complete {'trial' if many == 1 else 'trials'}, so a lead may be luck.")
+    if few != many:
+        cautions.append("More trials can only enlarge a hypervolume, which favours the cells that have more.")
+    if summary.state != "done":
+        cautions.append(f"The sweep is not finished ({summary.state}): {_states(summary)}.")
+    return cautions
+
+
+def _states(summary: SweepSummary) -> str:
+    planned = summary.trials_per_cell * sum(len(group.cells) for group in summary.forget_sets)
+    ended = {state.lower(): amount for state, amount in summary.counts.items() if amount}
+    listed = _listed([f"{amount} {state}" for state, amount in ended.items()]) or "none started"
+    return f"of {count(planned, 'planned trial')}, {listed}"
+
+
+def _leader(group: ForgetSetSummary) -> CellSummary:
+    return next(cell for cell in group.ranking if cell.knee)
+
+
+def _scores(summary: SweepSummary, trial: TrialSummary) -> str:
+    pairs = zip(summary.objectives, trial.objectives or (), strict=False)
+    return _listed([f"{words(objective.metric)} {score(value)}" for objective, value in pairs])
+
+
+def _bare(trial: TrialSummary) -> str:
+    return _listed([score(value) for value in trial.objectives or ()])
+
+
+def _named(trial: TrialSummary) -> str:
+    return trial.key if trial.number is None else f"trial {trial.number}"
+
+
+def _listed(items: list[str]) -> str:
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)

@@ -1,0 +1,38 @@
+"""Door: a sweep's journal becomes one HTML page. `python -m orchestrator.report DIR [--out FILE]`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.analysis.build import write_report
+from orchestrator.tracking.journal import JournalError, load_sweep
+
+EXAMPLE = """example:
+  python -m orchestrator.report runs/tofu_small --out tofu_small.html
+
+The page needs no other file and no network. It may be made while the sweep is running."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the report and print its path; 2 and one line on stderr where the folder or the file is no good."""
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.report",
+        description="Write the HTML report of a sweep from its journal.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dir", metavar="DIR", type=Path, help="folder of the sweep; it holds journal/")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="the page to write (default: DIR/report.html)")
+    options = parser.parse_args(arguments)
+    try:
+        path = write_report(load_sweep(options.dir), options.out or options.dir / "report.html")
+    except (JournalError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(f"{path}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

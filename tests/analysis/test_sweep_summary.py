@@ -1,0 +1,152 @@
+"""A journal boiled down: what counts, what never stands on a front, and what is said when parts are missing."""
+
+import math
+
+import pytest
+from synthetic_sweep import FORGET_SETS, METHODS, OBJECTIVES, finished, header, started, write_records, write_sweep
+
+from orchestrator.analysis.answers import side_by_side
+from orchestrator.analysis.summary import UNFINISHED, summarize
+from orchestrator.analysis.words import answer, duration, number, score, short_names
+from orchestrator.tracking.journal import CellRecord, ObjectiveRecord, TrialState, load_sweep
+
+
+def sweep_of(folder, trials, **changes):
+    """A sweep whose cells are those of `trials`: (method, number, objectives or None for unfinished, changes)."""
+    names = dict.fromkeys(method for method, *_ in trials)
+    cells = tuple(CellRecord(name=f"{name}/f", method=name, forget_set="f") for name in names)
+    records = [header(cells=cells, **changes)]
+    for method, trial, objectives, ending in trials:
+        start = started(method, "f", trial)
+        records += [start, finished(start.key, objectives, **ending)] if ending is not None else [start]
+    return summarize(load_sweep(write_records(folder, records)))
+
+
+def test_every_trial_is_counted_once(log):
+    summary = summarize(log)
+    assert summary.counts == {"COMPLETE": 36, "DIVERGED": 2, "FAILED": 2, "PRUNED": 0, UNFINISHED: 0}
+    assert [group.name for group in summary.forget_sets] == list(FORGET_SETS)
+    assert [cell.method for cell in summary.forget_sets[0].cells] == list(METHODS)
+    assert len(summary.trials) == 40
+    assert summary.judges == {"sentence_encoder": ("all-MiniLM-L6-v2",)}
+
+
+def test_seconds_are_recorded_phases_or_the_time_to_the_end(log):
+    trials = {trial.key: trial for trial in summarize(log).trials}
+    assert trials["ME+GD/forget01/0"].seconds == 39.5
+    assert trials["IDK+AP/forget01/3"].seconds == 3600 - 3 * 60
+
+
+def test_front_knee_and_hypervolume_by_hand(tmp_path):
+    trials = [
+        ("A", 0, (0.2, 1.0), {}), ("A", 1, (0.8, 0.8), {}), ("A", 2, (1.0, 0.2), {}), ("A", 3, (0.5, 0.5), {}),
+        ("B", 0, (0.9, 0.75), {}),
+    ]  # fmt: skip
+    (group,) = sweep_of(tmp_path, trials).forget_sets
+    first, second = group.cells
+    assert [trial.number for trial in first.front] == [0, 1, 2]
+    assert first.knee.number == 1
+    assert first.hypervolume == pytest.approx(0.2 * 1.0 + 0.6 * 0.8 + 0.2 * 0.2)
+    assert second.hypervolume == pytest.approx(0.675)
+    assert {trial.key for trial in group.front} == {"A/f/0", "A/f/1", "A/f/2", "B/f/0"}
+    assert [cell.method for cell in group.ranking] == ["A", "B"]
+
+
+@pytest.mark.parametrize(
+    ("objectives", "ending"),
+    [
+        pytest.param((1.0, 1.0), {"state": TrialState.DIVERGED}, id="diverged"),
+        pytest.param((1.0, 1.0), {"state": TrialState.PRUNED}, id="pruned"),
+        pytest.param(None, {"state": TrialState.FAILED}, id="failed"),
+        pytest.param((1.0, math.nan), {}, id="not a number"),
+        pytest.param(None, None, id="unfinished"),
+    ],
+)
+def test_only_complete_trials_with_numbers_stand_on_a_front(tmp_path, objectives, ending):
+    summary = sweep_of(tmp_path, [("A", 0, (0.1, 0.1), {}), ("A", 1, objectives, ending), ("B", 0, objectives, ending)])
+    (group,) = summary.forget_sets
+    assert [trial.key for trial in group.front] == ["A/f/0"]
+    assert group.cells[1].knee is None
+    assert group.cells[1].hypervolume is None
+    assert group.ranking[-1].method == "B"
+    assert len(summary.trials) == 3
+
+
+def test_minimized_objectives_and_an_unbounded_worst(tmp_path):
+    down = ObjectiveRecord(metric="forget/rouge", direction="minimize", worst=1.0)
+    trials = [("A", 0, (0.5, 0.2), {}), ("A", 1, (0.5, 0.4), {})]
+    cell = sweep_of(tmp_path / "a", trials, objectives=(OBJECTIVES[0], down)).forget_sets[0].cells[0]
+    assert [trial.number for trial in cell.front] == [0]
+    assert cell.hypervolume == pytest.approx(0.5 * 0.8)
+
+
+def test_baselines_without_objectives_are_placed_by_their_metrics(tmp_path):
+    metrics = {"model_utility": 0.6, "forget_efficacy": 0.2}
+    trials = [("A", 0, (0.5, 0.5), {}), ("before", None, None, {"metrics": metrics})]
+    (group,) = sweep_of(tmp_path, trials).forget_sets
+    assert group.before.objectives == (0.6, 0.2)
+    assert group.retain_model is None
+
+
+def test_answers_are_matched_by_set_and_index(log):
+    group = summarize(log).forget_sets[0]
+    sets = side_by_side(group)
+    assert [asked.name for asked in sets] == ["forget", "retain", "real_authors"]
+    outputs = dict(sets[0].questions[1].outputs)
+    assert list(outputs) == ["before", "retain_model", *(cell.method for cell in group.ranking)]
+    assert outputs["before"] == sets[0].questions[1].truth == "Her father is a civil engineer."
+    assert outputs["IDK+AP"] == "I don't know the answer to that."
+
+
+def test_a_missing_answer_is_none(tmp_path):
+    said = finished("A/f/0", (0.5, 0.5)).examples
+    trials = [("A", 0, (0.5, 0.5), {}), ("B", 0, (0.5, 0.5), {"examples": said[1:2]})]
+    first, second, _ = side_by_side(sweep_of(tmp_path, trials).forget_sets[0])[0].questions
+    assert dict(first.outputs)["B"] is None
+    assert dict(second.outputs)["B"] == said[1].output
+
+
+def test_the_answer_names_the_leader_its_knee_and_how_little_is_known(log):
+    summary = summarize(log)
+    text = answer(summary)
+    leader = summary.forget_sets[0].ranking[0]
+    assert f"On forget01, {leader.method} leads by hypervolume" in text
+    assert f"Its knee, trial {leader.knee.number}, reaches model utility {leader.knee.objectives[0]:.3f}" in text
+    assert "4 to 5 complete trials, so a lead may be luck" in text
+
+
+def test_the_answer_admits_a_narrow_lead_and_a_lone_method(tmp_path):
+    near = sweep_of(tmp_path / "a", [("A", 0, (0.5, 0.5), {}), ("B", 0, (0.5, 0.49), {})])
+    assert "A leads by hypervolume, but narrowly" in answer(near)
+    alone = sweep_of(tmp_path / "b", [("A", 0, (0.5, 0.5), {}), ("B", 0, None, None)])
+    assert "A is the only method with a complete trial" in answer(alone)
+    assert "1 complete and 1 unfinished" in answer(alone)
+
+
+def test_the_answer_of_a_sweep_without_results(tmp_path):
+    summary = summarize(load_sweep(write_sweep(tmp_path, last_record=1)))
+    assert answer(summary) == "There is no answer yet: of 40 planned trials, none started."
+    assert summary.state == "running or cut off"
+
+
+@pytest.mark.parametrize("last_record", range(1, 40))
+def test_a_journal_cut_off_anywhere_can_be_told(tmp_path, last_record):
+    assert answer(summarize(load_sweep(write_sweep(tmp_path, last_record=last_record))))
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (number(2.0869e-5), "2.09e-5"), (number(1.0), "1"), (number(True), "True"), (number(123456), "123456"),
+        (number(math.inf), "∞"), (number(None), "–"), (score(0.5), "0.500"), (score(0.0), "0.000"),
+        (score(1.34e-5), "1.34e-5"), (score(math.nan), "not a number"), (duration(0.5), "0.5 s"),
+        (duration(90), "90 s"), (duration(600), "10 min"), (duration(9000), "2.5 h"), (duration(None), "–"),
+    ],
+)  # fmt: skip
+def test_numbers_have_a_sensible_precision(shown, expected):
+    assert shown == expected
+
+
+def test_params_are_shortened_only_where_they_stay_apart():
+    assert short_names(["train.rate", "method.beta"]) == {"train.rate": "rate", "method.beta": "beta"}
+    assert short_names(["a.rate", "b.rate"]) == {"a.rate": "a.rate", "b.rate": "b.rate"}
