@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from orchestrator.analysis import words
@@ -62,7 +61,7 @@ def render(summary: SweepSummary) -> str:
         questions=[side_by_side(group) for group in summary.forget_sets],
         facts=_facts(summary),
         config=json.dumps(summary.config, indent=2, ensure_ascii=False, default=str),
-        plotly=Markup(get_plotlyjs()) if any(drawn) else "",
+        plotly=get_plotlyjs() if any(drawn) else "",
     )
 
 

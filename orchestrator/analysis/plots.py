@@ -45,7 +45,7 @@ def _figure(summary: SweepSummary, group: ForgetSetSummary, ranges: Sequence[Ran
     for cell in group.cells:
         own = {trial.key for trial in cell.front}
         faint = [trial for trial in cell.trials if trial.is_comparable and trial.key not in own]
-        data.append(_trace(faint, summary, names, marker={"size": 7, "opacity": 0.35, "line": {"width": 0}}))
+        data.append(_trace(faint, summary, names, marker={"size": 7, "opacity": 0.45, "line": {"width": 0}}))
         widths = [2.0 if trial.key in fronts else 0.0 for trial in cell.front]
         sizes = [13 if trial.key in fronts else 9 for trial in cell.front]
         data.append(_trace(cell.front, summary, names, marker={"size": sizes, "opacity": 1, "line": {"width": widths}}))
