@@ -1,9 +1,7 @@
 """What every scenario hands out: rows and evaluation sets, no tensors."""
 
-import json
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 
 class DataError(ValueError):
@@ -14,7 +12,7 @@ class DataError(ValueError):
 class QARow:
     """One question with its true answer and, where the data has them, the texts that evaluation compares it with.
 
-    `answer` is what is trained on. `paraphrased_answer` is the base of the truth ratio where it exists, else `answer` is.
+    `answer` is what is trained on. The base of the truth ratio is `paraphrased_answer` where it exists, else `answer`.
     `original_answer` is the full sentence behind a short `answer` (TOFU's real authors and world facts).
     """
 

@@ -1,0 +1,43 @@
+"""From a scenario's configuration to the rows of a forget set."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import assert_never
+
+from orchestrator.config import AuthorsScenario, EvaluationConfig, ScenarioConfig, TofuScenario
+from orchestrator.scenarios.authors import load_authors, load_refusals
+from orchestrator.scenarios.base import DataError, Task
+from orchestrator.scenarios.tofu import load_tofu
+
+
+def load_task(scenario: ScenarioConfig, evaluation: EvaluationConfig, forget_set: str) -> Task:
+    """The rows of one forget set. DataError: a file, row or forget set that cannot be used."""
+    refusals = load_refusals() if scenario.refusals is None else read_refusals(Path(scenario.refusals).expanduser())
+    match scenario:
+        case AuthorsScenario():
+            try:
+                task = load_authors(
+                    forget_set,
+                    seed=scenario.corpus_seed,
+                    num_authors=scenario.num_authors,
+                    max_rows_per_set=evaluation.max_rows_per_set,
+                )
+            except ValueError as error:
+                raise DataError(f"forget_sets: {error}") from error
+            return replace(task, refusals=refusals)
+        case TofuScenario():
+            return load_tofu(scenario, forget_set, refusals, evaluation.max_rows_per_set)
+        case _:
+            assert_never(scenario)
+
+
+def read_refusals(path: Path) -> tuple[str, ...]:
+    """Refusals, one a line. DataError: no file, or nothing in it."""
+    if not path.is_file():
+        raise DataError(f"scenario.refusals: {path} does not exist; name a file with one refusal a line")
+    lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    if not lines:
+        raise DataError(
+            f"scenario.refusals: {path} holds no refusals, which IDK, DPO and AP need; write one refusal a line"
+        )
+    return lines

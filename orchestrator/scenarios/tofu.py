@@ -1,0 +1,107 @@
+"""TOFU (arXiv 2401.06121): 200 fictitious authors, from a folder of JSON-lines files or from the hub."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config import TofuScenario
+from orchestrator.scenarios.base import DataError, EvaluationSet, QARow, SetKind, Task
+
+
+def load_tofu(config: TofuScenario, forget_set: str, refusals: tuple[str, ...], max_rows: int | None) -> Task:
+    """The rows of a TOFU forget set.
+
+    With `task_id` only that task's forget rows are forgotten, and the other tasks' rows follow the retain set. Each
+    evaluation set is cut to its first `max_rows` rows, as the official code does. DataError: a file, row or set that
+    is missing or cannot be used.
+    """
+    retain_set = config.retain_sets.get(forget_set)
+    if retain_set is None:
+        raise DataError(
+            f"scenario.retain_sets has no retain set for forget set {forget_set!r}; add "
+            f"scenario.retain_sets.{forget_set}=NAME (known: {', '.join(config.retain_sets)})"
+        )
+    records = _records(config.source, forget_set)
+    perturbed = _records(config.source, f"{forget_set}_perturbed")
+    forget = [row for row, task in records if config.task_id in (None, task)]
+    others = [row for row, task in records if config.task_id not in (None, task)]
+    if not forget:
+        raise DataError(f"scenario.task_id: {forget_set} has no rows of task {config.task_id!r}; correct the id")
+    retain = [row for row, _ in _records(config.source, retain_set)] + others
+    asked = [row for row, task in perturbed if config.task_id in (None, task)]
+    sets = {
+        "forget": (SetKind.FORGET, asked),
+        "retain": (SetKind.RETAIN, [row for row, _ in _records(config.source, "retain_perturbed")]),
+        "authors": (SetKind.FACTS, [row for row, _ in _records(config.source, "real_authors_perturbed")]),
+        "facts": (SetKind.FACTS, [row for row, _ in _records(config.source, "world_facts_perturbed")]),
+    }
+    evaluation = tuple(EvaluationSet(name, kind, tuple(rows[:max_rows])) for name, (kind, rows) in sets.items())
+    for evaluation_set in evaluation:
+        if any(not row.perturbed_answers for row in evaluation_set.rows):
+            raise DataError(f"{config.source}: a row of the {evaluation_set.name} set has no perturbed_answer")
+    return Task(forget_set, tuple(forget), tuple(retain), refusals, evaluation)
+
+
+def _records(source: str, name: str) -> list[tuple[QARow, str | None]]:
+    """Rows and task ids of one split."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return read_rows(folder / f"{name}.json")
+    if source.startswith(("/", ".", "~")) or source.count("/") != 1:
+        raise DataError(f"scenario.source: {source!r} is neither a folder nor a hub data set; correct the path")
+    return _hub_records(source, name)
+
+
+def read_rows(path: Path) -> list[tuple[QARow, str | None]]:
+    """Rows and task ids of a JSON-lines file. DataError names the file, the line and what is wrong with it."""
+    if not path.is_file():
+        raise DataError(f"data file {path} does not exist; correct scenario.source or the name of the set")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{path}:{number} is not JSON ({error.msg}); the file must hold one JSON object a line"
+            ) from error
+        rows.append(_row(record, f"{path}:{number}"))
+    if not rows:
+        raise DataError(f"data file {path} is empty; it must hold one JSON object a line")
+    return rows
+
+
+def _hub_records(source: str, name: str) -> list[tuple[QARow, str | None]]:
+    from datasets import load_dataset  # noqa: PLC0415  (seconds to import, and only the hub needs it)
+
+    try:
+        data: Iterable[Mapping[str, Any]] = load_dataset(source, name, split="train")
+    except (OSError, ValueError, ConnectionError) as error:
+        raise DataError(
+            f"cannot load {name!r} of {source!r} from the hub: {str(error).splitlines()[0]}; "
+            "check the network, or set scenario.source to a folder"
+        ) from error
+    return [_row(record, f"{source} {name} row {number}") for number, record in enumerate(data)]
+
+
+def _row(record: Any, origin: str) -> tuple[QARow, str | None]:
+    if not isinstance(record, Mapping):
+        raise DataError(f"{origin} is no JSON object; each line must hold one with question and answer")
+    for key in ("question", "answer"):
+        value = record.get(key)
+        if not isinstance(value, str) or not value.strip():
+            raise DataError(f"{origin} has no {key}: it must be a non-empty string, but is {value!r}")
+    perturbed = record.get("perturbed_answer") or ()
+    if isinstance(perturbed, str) or not all(isinstance(text, str) for text in perturbed):
+        raise DataError(f"{origin}: perturbed_answer must be a list of strings")
+    task = record.get("task_id")
+    row = QARow(
+        question=record["question"],
+        answer=record["answer"],
+        paraphrased_answer=record.get("paraphrased_answer"),
+        perturbed_answers=tuple(perturbed),
+        original_answer=record.get("original_answer"),
+    )
+    return row, None if task is None else str(task)

@@ -1,0 +1,180 @@
+"""Rows become tokens, tokens become the micro-batches of a plan."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from methods.batch import IGNORE_INDEX, Counts, TokenBatch, UnlearnBatch
+from methods.config import MethodConfig, Part
+from orchestrator.config import TrainConfig
+from orchestrator.scenarios.base import DataError, QARow, Task
+from orchestrator.worker.plan import Draw, StepPlan
+from orchestrator.worker.template import Template
+
+LabelMode = Literal["answer", "text", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """One row before padding. `ids` and `labels` have equal length; `num_attended` of the ids are real tokens.
+
+    A row shorter than max_length carries one more id, EOS, which is labelled but not attended. `pad_label` is the label
+    of further padding.
+    """
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    num_attended: int
+    pad_label: int = IGNORE_INDEX
+
+    @property
+    def num_counted(self) -> int:
+        """Predictions that count: labels after the first position."""
+        return sum(label != IGNORE_INDEX for label in self.labels[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """Tokenizer, template and row length: what turns a question and an answer into ids and labels."""
+
+    tokenizer: Any
+    template: Template
+    max_length: int
+
+    def encode(self, question: str, answer: str, *, labels: LabelMode = "answer") -> EncodedRow:
+        """Tokens of template + answer, cut to max_length; a shorter row ends with a labelled EOS.
+
+        labels: `answer` learns the answer and its EOS; `text` question and answer; `all` every position, padding too.
+        DataError: the question alone fills max_length, which would leave nothing to learn.
+        """
+        num_prompt = len(self.tokenizer(self.template.prompt(question))["input_ids"])
+        if num_prompt >= self.max_length:
+            raise DataError(
+                f"question of {num_prompt} tokens leaves no room for an answer in max_length={self.max_length}; "
+                f"raise max_length or shorten the question {question[:80]!r}"
+            )
+        eos = int(self.tokenizer.eos_token_id)
+        ids = self.tokenizer(self.template.text(question, answer))["input_ids"][: self.max_length]
+        tail = [eos] if len(ids) < self.max_length else []
+        if labels == "all":
+            return EncodedRow(tuple(ids + tail), tuple(ids + tail), len(ids), pad_label=eos)
+        if labels == "text":
+            return EncodedRow(tuple(ids + tail), tuple(ids + [IGNORE_INDEX] * len(tail)), len(ids))
+        masked = [IGNORE_INDEX] * num_prompt + ids[num_prompt:] + tail
+        return EncodedRow(tuple(ids + tail), tuple(masked), len(ids))
+
+
+def collate(rows: Sequence[EncodedRow], *, pad_id: int, width: int | None = None) -> TokenBatch:
+    """Rows padded on the right to the longest of them, or to `width`: (B, T)."""
+    size = (len(rows), width or max(len(row.ids) for row in rows))
+    input_ids = torch.full(size, pad_id)
+    labels = torch.full(size, IGNORE_INDEX)
+    attention_mask = torch.zeros(size, dtype=torch.int64)
+    for index, row in enumerate(rows):
+        length = len(row.ids)
+        input_ids[index, :length] = torch.tensor(row.ids)
+        labels[index, :length] = torch.tensor(row.labels)
+        labels[index, length:] = row.pad_label
+        attention_mask[index, : row.num_attended] = 1
+    return TokenBatch(input_ids, attention_mask, labels)
+
+
+def forget_label_mode(method: MethodConfig, train: TrainConfig) -> LabelMode:
+    """What counts on forget rows: as configured; else only ME differs from `answer`, by convention."""
+    if train.forget_labels is not None:
+        return train.forget_labels
+    if method.forget.type != "ME":
+        return "answer"
+    return "all" if method.convention == "paper_code" else "text"
+
+
+@dataclass
+class BatchBuilder:
+    """Tokenised rows of a task and the micro-batches drawn from them; builds only the parts that the method reads."""
+
+    encoder: Encoder
+    task: Task
+    method: MethodConfig
+    train: TrainConfig
+    _cache: dict[tuple[Part, int, int], EncodedRow] = field(default_factory=dict)
+
+    def batch(self, draws: Sequence[Draw]) -> UnlearnBatch:
+        """The tensors of one micro-batch. Fillers (`draw.filler`) get no labels."""
+        parts = {part: self._tokens(part, draws) for part in sorted(self.method.parts)}
+        return UnlearnBatch(
+            **parts,
+            forget_ids=_ids(draws, lambda draw: draw.forget),
+            retain_ids=_ids(draws, lambda draw: draw.retain),
+            refusal_ids=_ids(draws, lambda draw: draw.refusal),
+        )
+
+    def counts(self, step: StepPlan) -> Counts:
+        """What the terms of a step are divided by, over all ranks."""
+        draws = [draw for draw in step.draws if not draw.filler]
+        tokens = {
+            part: sum(self.row(part, draw).num_counted for draw in draws) for part in ("forget", *self.method.parts)
+        }
+        return Counts(rows=len(draws), **{part: tokens[part] for part in self.method.parts})
+
+    def length(self, draw: Draw) -> int:
+        """Tokens of all parts of one draw: what its forward costs."""
+        return sum(len(self.row(part, draw).ids) for part in self.method.parts)
+
+    def row(self, part: Part, draw: Draw) -> EncodedRow:
+        """One tokenised row of a part. DataError names the row that does not fit."""
+        key = _row_key(part, draw)
+        if key not in self._cache:
+            question, answer, labels, origin = self._texts(part, draw)
+            try:
+                self._cache[key] = self.encoder.encode(question.question, answer, labels=labels)
+            except DataError as error:
+                raise DataError(f"{origin}: {error}") from error
+        return self._cache[key]
+
+    def _texts(self, part: Part, draw: Draw) -> tuple[QARow, str, LabelMode, str]:
+        forget = self.task.forget[draw.forget]
+        forget_origin = f"{self.task.forget_set} row {draw.forget}"
+        retain_origin = f"retain row {draw.retain}"
+        match part:
+            case "forget":
+                return forget, forget.answer, forget_label_mode(self.method, self.train), forget_origin
+            case "forget_refusal":
+                return forget, self.task.refusals[draw.refusal], "answer", forget_origin
+            case "mismatch":
+                return forget, self.task.retain[draw.retain].answer, "answer", forget_origin
+            case "retain":
+                retain = self.task.retain[draw.retain]
+                return retain, retain.answer, "answer", retain_origin
+            case "retain_refusal":
+                return self.task.retain[draw.retain], self.task.refusals[draw.refusal], "answer", retain_origin
+
+    def _tokens(self, part: Part, draws: Sequence[Draw]) -> TokenBatch:
+        width = self.train.max_length if self.method.reads_padding else None
+        tokens = collate(
+            [self.row(part, draw) for draw in draws], pad_id=int(self.encoder.tokenizer.eos_token_id), width=width
+        )
+        for index, draw in enumerate(draws):
+            if draw.filler:
+                tokens.labels[index] = IGNORE_INDEX
+        return tokens
+
+
+def _row_key(part: Part, draw: Draw) -> tuple[Part, int, int]:
+    match part:
+        case "forget":
+            return part, draw.forget, 0
+        case "retain":
+            return part, draw.retain, 0
+        case "forget_refusal":
+            return part, draw.forget, draw.refusal
+        case "mismatch":
+            return part, draw.forget, draw.retain
+        case "retain_refusal":
+            return part, draw.retain, draw.refusal
+
+
+def _ids(draws: Sequence[Draw], pick: Callable[[Draw], int]) -> Tensor:
+    return torch.tensor([pick(draw) for draw in draws])

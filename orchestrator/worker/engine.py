@@ -1,0 +1,158 @@
+"""DeepSpeed behind four calls: run, backward, step, release."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from methods.outputs import Forward
+from orchestrator.config import TrainConfig, ZeroConfig
+from orchestrator.worker.model import Policy
+
+_NO_DECAY = ("bias", "norm.weight", "layernorm.weight", "ln_f.weight", "ln_1.weight", "ln_2.weight")
+
+
+def use_cpu_accelerator() -> None:
+    """Tell DeepSpeed that there is no GPU; must run before its first import in a process."""
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+
+
+def start_process_group(rank: int, world_size: int, init_method: str) -> None:
+    """Join torch's process group where no launcher has done so: gloo on CPU, NCCL on GPU."""
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, init_method=init_method, rank=rank, world_size=world_size)
+
+
+class DeepSpeedEngine:
+    """A model under training on all ranks of the process group, ZeRO stage 0 to 3.
+
+    Gradients accumulate over any number of `backward` calls, equal on all ranks, until `step`.
+    """
+
+    def __init__(self, model: Any, train: TrainConfig, zero: ZeroConfig) -> None:
+        use_cpu_accelerator()
+        import deepspeed  # noqa: PLC0415  (reads DS_ACCELERATOR when imported)
+
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.device: torch.device = next(model.parameters()).device
+        self.stage = zero.stage
+        if train.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self._policy: Policy | None = Policy(model)
+        bfloat16 = next(model.parameters()).dtype is torch.bfloat16
+        self._engine, *_ = deepspeed.initialize(
+            model=self._policy,
+            model_parameters=_parameter_groups(self._policy, train.weight_decay),
+            config=deepspeed_config(train, zero, bfloat16=bfloat16, cuda=self.device.type == "cuda"),
+            dist_init_required=False,
+        )
+        self._engine.train()
+
+    def run(self, fn: Callable[[Forward], Tensor]) -> Tensor:
+        """What `fn` makes of the model's outputs, without gradients and in evaluation mode; all ranks together."""
+        self._engine.eval()
+        with torch.no_grad():
+            value: Tensor = self._engine(fn)
+        self._engine.train()
+        return value
+
+    def backward(self, fn: Callable[[Forward], Tensor], *, scale: float) -> None:
+        """Add scale * d fn to the gradients; the ranks' gradients are averaged at the step."""
+        self._engine.backward(self._engine(fn) * scale, scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> float | None:
+        """One AdamW update; the gradient norm over all ranks before clipping, None where ZeRO 0 does not compute it."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def head(self) -> tuple[Tensor, Tensor | None]:
+        """A frozen copy of the output head: weight (V, H) and bias (V,) or None; all ranks together."""
+        head = self._model.get_output_embeddings()
+        with _gathered([p for p in (head.weight, head.bias) if p is not None], self.stage):
+            return head.weight.detach().clone(), None if head.bias is None else head.bias.detach().clone()
+
+    def sum_over_ranks(self, values: Tensor) -> Tensor:
+        """Element-wise sum over all ranks."""
+        dist.all_reduce(values)
+        return values
+
+    def max_over_ranks(self, value: int) -> int:
+        """The largest value of any rank."""
+        tensor = torch.tensor([value], device=self.device)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return int(tensor.item())
+
+    def release(self) -> Any:
+        """End training: free gradients and optimizer state, return the plain model with whole weights on every rank."""
+        model = self._whole_model()
+        self._engine.destroy()
+        self._engine = self._policy = None
+        return model.eval()
+
+    @property
+    def _model(self) -> Any:
+        assert self._policy is not None
+        return self._policy.model
+
+    def _whole_model(self) -> Any:
+        if self.stage < 3:
+            return self._model
+        state = {}
+        for name, parameter in self._model.named_parameters():
+            with _gathered([parameter], self.stage):
+                state[name] = parameter.detach().clone()
+        model = type(self._model)(self._model.config).to(device=self.device, dtype=next(iter(state.values())).dtype)
+        missing, unexpected = model.load_state_dict(state, strict=False)
+        model.tie_weights()
+        assert not unexpected and set(missing) <= set(model.all_tied_weights_keys), (missing, unexpected)
+        return model
+
+
+def deepspeed_config(train: TrainConfig, zero: ZeroConfig, *, bfloat16: bool, cuda: bool) -> dict[str, Any]:
+    """DeepSpeed's own configuration. Clipping is written even when off, because DeepSpeed clips at 1.0 by default."""
+    sharding: dict[str, Any] = {"stage": zero.stage, "overlap_comm": False}
+    if zero.offload_optimizer:
+        sharding["offload_optimizer"] = {"device": "cpu", "pin_memory": cuda}
+    if zero.offload_parameters:
+        sharding["offload_param"] = {"device": "cpu", "pin_memory": cuda}
+    adam = {
+        "lr": 0.0,
+        "betas": [train.adam_beta1, train.adam_beta2],
+        "eps": train.adam_epsilon,
+        "weight_decay": train.weight_decay,
+        "torch_adam": True,
+    }
+    return {
+        "train_micro_batch_size_per_gpu": train.micro_batch_size,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": train.max_grad_norm or 0.0,
+        "zero_optimization": sharding,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "optimizer": {"type": "AdamW", "params": adam},
+        "bf16": {"enabled": bfloat16},
+        "steps_per_print": 10**9,
+    }
+
+
+def _parameter_groups(policy: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights decay; biases and norms do not."""
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, parameter in policy.named_parameters():
+        (plain if name.endswith(_NO_DECAY) or parameter.dim() < 2 else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def _gathered(parameters: list[Any], stage: int) -> Any:
+    from deepspeed.zero import GatheredParameters  # noqa: PLC0415  (reads DS_ACCELERATOR when imported)
+
+    return GatheredParameters(parameters, enabled=stage == 3)

@@ -1,0 +1,52 @@
+"""What runs on the Ray Train workers of a slot: take a job, run it, send what it reports; again until told to stop."""
+
+import traceback
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train.torch import get_device
+
+from orchestrator.tracking.journal import StepRecord, StepsReported
+from orchestrator.worker.engine import use_cpu_accelerator
+from orchestrator.worker.trial import TrialJob, WorkerParts, run_trial
+
+
+def serve(config: dict[str, Any]) -> None:
+    """Train function of a slot. `config["mailbox"]` is the actor that jobs come from and records go to."""
+    use_cpu_accelerator()
+    mailbox, done = config["mailbox"], 0
+    rank = ray.train.get_context().get_world_rank()
+    parts = WorkerParts(get_device())
+    while True:
+        sequence, text = ray.get(mailbox.next_job.remote(done))
+        if sequence < 0:
+            return
+        if text is None:
+            continue
+        done = sequence
+        job = TrialJob.model_validate_json(text)
+        try:
+            result = run_trial(job, parts, partial(_send_steps, mailbox, sequence, job.key))
+        except Exception as error:
+            # The other ranks may wait for this one in a collective, so the group cannot go on; say why before it ends.
+            reason = f"{type(error).__name__}: {error}{_memory_hint(error)}"
+            ray.get(mailbox.fail.remote(sequence, reason, traceback.format_exc()))
+            raise
+        if rank == 0:
+            ray.get(mailbox.push.remote(sequence, result.model_dump_json()))
+
+
+def _send_steps(mailbox: Any, sequence: int, key: str, steps: Sequence[StepRecord]) -> None:
+    record = StepsReported(key=key, steps=tuple(steps))
+    ray.get(mailbox.push.remote(sequence, record.model_dump_json()))
+
+
+def _memory_hint(error: Exception) -> str:
+    if not isinstance(error, torch.OutOfMemoryError):
+        return ""
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    return f" (peak {peak:.1f} GiB; lower train.micro_batch_size or raise zero.stage)"

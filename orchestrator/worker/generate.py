@@ -1,0 +1,61 @@
+"""Greedy answers, each row with its own token budget, whatever batch it is in."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+
+class _RowBudget(StoppingCriteria):
+    """A row ends when its prompt and answer together have `max_length` tokens; left padding does not count."""
+
+    def __init__(self, padding: Tensor, max_length: int) -> None:
+        self._padding, self._max_length = padding, max_length
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        return input_ids.shape[1] - self._padding >= self._max_length
+
+
+@torch.no_grad()
+def generate(model: Any, tokenizer: Any, prompts: Sequence[str], *, max_length: int, batch_size: int) -> list[str]:
+    """The model's greedy answer to each prompt, special tokens left out, nothing stripped.
+
+    max_length counts prompt and answer. Every prompt must have fewer tokens than that.
+    """
+    encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: (-len(encoded[i]), i))
+    answers = [""] * len(prompts)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        new_tokens = _generate_batch(model, tokenizer, [encoded[i] for i in chosen], max_length)
+        texts = tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
+        for i, text in zip(chosen, texts, strict=True):
+            answers[i] = text
+    return answers
+
+
+def _generate_batch(model: Any, tokenizer: Any, prompts: list[list[int]], max_length: int) -> Tensor:
+    pad = int(tokenizer.pad_token_id)
+    width = max(len(prompt) for prompt in prompts)
+    padding = [width - len(prompt) for prompt in prompts]
+    input_ids = torch.tensor([[pad] * n + prompt for n, prompt in zip(padding, prompts, strict=True)])
+    attention_mask = torch.tensor([[0] * n + [1] * (width - n) for n in padding])
+    settings = cast(Any, GenerationConfig)(
+        do_sample=False,
+        use_cache=True,
+        max_new_tokens=max_length - min(len(prompt) for prompt in prompts),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=pad,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    budget = _RowBudget(torch.tensor(padding, device=model.device), max_length)
+    output = model.generate(
+        input_ids=input_ids.to(model.device),
+        attention_mask=attention_mask.to(model.device),
+        generation_config=settings,
+        stopping_criteria=StoppingCriteriaList([budget]),
+    )
+    new_tokens: Tensor = output[:, width:]
+    return new_tokens

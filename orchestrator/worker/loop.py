@@ -1,0 +1,99 @@
+"""The training loop: a generator of steps that knows neither Ray nor DeepSpeed."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from methods.batch import Counts, UnlearnBatch
+from methods.method import Method, Reference
+from methods.outputs import Forward
+from orchestrator.tracking.journal import StepRecord
+from orchestrator.worker.batches import BatchBuilder
+from orchestrator.worker.plan import StepPlan
+
+
+class Engine(Protocol):
+    """What the loop asks of an engine; see worker.engine.DeepSpeedEngine."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def backward(self, fn: Callable[[Forward], Tensor], *, scale: float) -> None:
+        """Add scale * d fn to the gradients."""
+        ...
+
+    def step(self, learning_rate: float) -> float | None:
+        """Update the weights; returns the gradient norm if known."""
+        ...
+
+    def sum_over_ranks(self, values: Tensor) -> Tensor:
+        """Element-wise sum over all ranks."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The steps of a run and the learning rate of each."""
+
+    steps: list[StepPlan]
+    learning_rates: list[float]
+
+
+def train_steps(
+    engine: Engine, method: Method, builder: BatchBuilder, schedule: Schedule, reference: Reference | None
+) -> Iterator[StepRecord]:
+    """One record for each optimizer step, its losses taken before the update.
+
+    All ranks yield the same losses, so they agree without asking when a loss is not finite: the loop then ends without
+    an update, and that record is the last.
+    """
+    masked = method.config.convention == "masked"
+    for index, (step, rate) in enumerate(zip(schedule.steps, schedule.learning_rates, strict=True)):
+        counts = builder.counts(step) if masked else None
+        mine = step.ranks[engine.rank]
+        share = 1.0 if masked else 1.0 / (len(mine) * engine.world_size)
+        sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
+        for draws in mine:
+            batch = builder.batch(draws).to(engine.device)
+            run = _Run(method, reference, batch, counts, sums)
+            engine.backward(run, scale=engine.world_size * share)
+        forget, retain = (engine.sum_over_ranks(sums) * share).tolist()
+        weighted = method.config.forget_weight * forget + method.config.retain_weight * retain
+        finite = math.isfinite(weighted)
+        yield StepRecord(
+            step=index,
+            loss=weighted,
+            forget_loss=forget,
+            retain_loss=retain if _has_retain(method) else None,
+            learning_rate=rate,
+            grad_norm=engine.step(rate) if finite else None,
+        )
+        if not finite:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """The weighted loss of one micro-batch, as the engine runs it; adds its terms to `sums`."""
+
+    method: Method
+    reference: Reference | None
+    batch: UnlearnBatch
+    counts: Counts | None
+    sums: Tensor
+
+    def __call__(self, policy: Forward) -> Tensor:
+        terms = self.method.loss(policy, self.reference, self.batch, self.counts)
+        self.sums[0] += terms.forget.detach()
+        if terms.retain is not None:
+            self.sums[1] += terms.retain.detach()
+        return self.method.total(terms)
+
+
+def _has_retain(method: Method) -> bool:
+    return method.config.retain is not None or method.config.forget.type == "LLMU"

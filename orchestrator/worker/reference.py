@@ -1,0 +1,159 @@
+"""The reference model's answers, computed once before the first step and reused by every trial of a slot.
+
+The reference is the policy at step 0. NPO and DPO need one number a row, KL the final hidden states at the positions it
+reads, from which the frozen head rebuilds the distributions.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from methods.batch import UnlearnBatch
+from methods.config import MethodConfig, Part
+from methods.outputs import Forward, FullLogits, HiddenStates, Outputs, as_outputs, counted, label_logps
+from orchestrator.worker.batches import BatchBuilder
+from orchestrator.worker.engine import DeepSpeedEngine
+from orchestrator.worker.plan import Draw, StepPlan
+
+RowKey = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _RowStates:
+    """Outputs from stored rows: states (P, H) per row, and the head that turns them into logits."""
+
+    rows: list[Tensor]
+    head: partial[Tensor] | None
+
+    def logits(self, where: Tensor) -> Tensor:
+        """See Outputs; rows where nothing is asked (fillers) are left out."""
+        asked = where.any(-1).tolist()
+        states = torch.cat([row for row, wanted in zip(self.rows, asked, strict=True) if wanted] or [self.rows[0][:0]])
+        assert len(states) == int(where.sum()), "the reference was stored for other positions than are asked"
+        states = states.to(where.device)
+        return (self.head(states) if self.head else states).float()
+
+
+@dataclass(slots=True)
+class ReferenceAnswers:
+    """A Reference that looks answers up by row."""
+
+    sums: dict[Part, dict[RowKey, float]] = field(default_factory=dict)
+    states: dict[RowKey, Tensor] = field(default_factory=dict)
+    head: partial[Tensor] | None = None
+
+    def sequence_logps(self, part: Part, batch: UnlearnBatch) -> Tensor:
+        """See methods.method.Reference."""
+        values = [self.sums[part][key] for key in _batch_keys(part, batch)]
+        return torch.tensor(values, device=batch.part(part).labels.device)
+
+    def outputs(self, part: Part, batch: UnlearnBatch) -> Outputs:
+        """See methods.method.Reference."""
+        assert part == "retain", part
+        return _RowStates([self.states[key] for key in _batch_keys(part, batch)], self.head)
+
+
+class ReferenceCache:
+    """Keeps the answers of the last few plans, on the host."""
+
+    def __init__(self, capacity: int = 8) -> None:
+        self._entries: OrderedDict[str, ReferenceAnswers] = OrderedDict()
+        self._capacity = capacity
+
+    def answers(
+        self, key: str, engine: DeepSpeedEngine, builder: BatchBuilder, plan: Sequence[StepPlan]
+    ) -> ReferenceAnswers:
+        """The answers for a plan; `key` must name the model, the rows, the plan and what the method needs."""
+        if key not in self._entries:
+            self._entries[key] = _compute(engine, builder, plan)
+        self._entries.move_to_end(key)
+        while len(self._entries) > self._capacity:
+            self._entries.popitem(last=False)
+        return self._entries[key]
+
+
+def reference_needs(method: MethodConfig) -> tuple[tuple[Part, ...], bool]:
+    """Parts whose sequence log-probs a method needs, and whether it needs distributions on retain rows."""
+    sums: dict[str, tuple[Part, ...]] = {"NPO": ("forget",), "DPO": ("forget", "forget_refusal")}
+    kl = method.forget.type == "LLMU" or (method.retain is not None and method.retain.type == "KL")
+    return sums.get(method.forget.type, ()), kl
+
+
+def _compute(engine: DeepSpeedEngine, builder: BatchBuilder, plan: Sequence[StepPlan]) -> ReferenceAnswers:
+    mine = [draw for step in plan for micro_batch in step.ranks[engine.rank] for draw in micro_batch]
+    sums, needs_states = reference_needs(builder.method)
+    answers = ReferenceAnswers()
+    for part in sums:
+        answers.sums[part] = {}
+        for keys, batch in _batches(part, mine, engine, builder):
+            values = engine.run(partial(_sequence_logps, part=part, batch=batch))
+            answers.sums[part].update(zip(keys, values.tolist(), strict=True))
+    if needs_states:
+        every_position = builder.method.convention == "paper_code"
+        for keys, batch in _batches("retain", mine, engine, builder):
+            rows = _retain_states(engine, batch, every_position=every_position)
+            answers.states.update(zip(keys, rows, strict=True))
+        weight, bias = engine.head()
+        stored_logits = next(iter(answers.states.values())).shape[-1] != weight.shape[1]
+        answers.head = None if stored_logits else partial(F.linear, weight=weight, bias=bias)
+    return answers
+
+
+def _batches(
+    part: Part, draws: Sequence[Draw], engine: DeepSpeedEngine, builder: BatchBuilder
+) -> list[tuple[list[RowKey], UnlearnBatch]]:
+    """Each row of a part once, rows of like length together; every rank gets the same number of batches."""
+    unique = {_draw_key(part, draw): draw for draw in draws if not draw.filler} or {_draw_key(part, draws[0]): draws[0]}
+    ordered = sorted(unique.items(), key=lambda item: (-len(builder.row(part, item[1]).ids), item[0]))
+    size = 2 * builder.train.micro_batch_size
+    groups = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    groups += [groups[-1]] * (engine.max_over_ranks(len(groups)) - len(groups))
+    return [
+        ([key for key, _ in group], builder.batch([draw for _, draw in group]).to(engine.device)) for group in groups
+    ]
+
+
+def _sequence_logps(policy: Forward, *, part: Part, batch: UnlearnBatch) -> Tensor:
+    tokens = batch.part(part)
+    logps, _ = label_logps(as_outputs(policy(tokens)), tokens.labels)
+    return logps.sum(-1)
+
+
+def _retain_states(engine: DeepSpeedEngine, batch: UnlearnBatch, *, every_position: bool) -> list[Tensor]:
+    tokens = batch.part("retain")
+    where = torch.ones_like(tokens.labels, dtype=torch.bool) if every_position else counted(tokens.labels)
+
+    def states(policy: Forward) -> Tensor:
+        match as_outputs(policy(tokens)):
+            case HiddenStates(hidden=hidden):
+                return hidden
+            case FullLogits(values=values):
+                return values
+            case other:
+                raise TypeError(f"cannot store {type(other).__name__}")
+
+    hidden = engine.run(states)
+    return [hidden[row][where[row]].cpu() for row in range(len(where))]
+
+
+def _draw_key(part: Part, draw: Draw) -> RowKey:
+    match part:
+        case "forget":
+            return draw.forget, 0
+        case "forget_refusal":
+            return draw.forget, draw.refusal
+        case "retain":
+            return draw.retain, 0
+        case _:
+            raise ValueError(f"no method asks the reference about {part}")
+
+
+def _batch_keys(part: Part, batch: UnlearnBatch) -> list[RowKey]:
+    assert batch.forget_ids is not None and batch.retain_ids is not None and batch.refusal_ids is not None
+    ids = zip(batch.forget_ids.tolist(), batch.retain_ids.tolist(), batch.refusal_ids.tolist(), strict=True)
+    return [_draw_key(part, Draw(*numbers)) for numbers in ids]

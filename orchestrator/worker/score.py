@@ -1,0 +1,130 @@
+"""A model becomes per-example scores: log-likelihoods, answers, and what the judges make of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from methods.outputs import label_logps
+from metrics.semantic import cosine_similarity, entailment_label, entailment_pair
+from metrics.suites import ExampleScore
+from metrics.text import rouge_l_recall, token_entropy
+from orchestrator.config import EvaluationConfig
+from orchestrator.scenarios.base import EvaluationSet, QARow, SetKind
+from orchestrator.worker.batches import Encoder, collate
+from orchestrator.worker.generate import generate
+from orchestrator.worker.judges import Judges
+from orchestrator.worker.model import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One row of one evaluation set."""
+
+    set_name: str
+    kind: SetKind
+    index: int
+    row: QARow
+
+    @property
+    def semantic_truth(self) -> str:
+        """What cosine similarity and entailment compare with: the sentence behind a short answer, if any."""
+        return self.row.original_answer or self.row.answer
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """Negative log-likelihood of one text's labels: the sum in nats, and over how many tokens."""
+
+    nll_sum: float
+    num_tokens: int
+
+    @property
+    def mean(self) -> float:
+        """Nats per token."""
+        return self.nll_sum / self.num_tokens
+
+
+def all_questions(sets: Sequence[EvaluationSet]) -> list[Question]:
+    """The rows of all sets, in order."""
+    return [Question(s.name, s.kind, index, row) for s in sets for index, row in enumerate(s.rows)]
+
+
+def shard(questions: Sequence[Question], rank: int, world_size: int) -> list[Question]:
+    """The questions of one rank: longest first, dealt in turn, so that all ranks end at about the same time."""
+    order = sorted(range(len(questions)), key=lambda i: (-len(questions[i].row.question + questions[i].row.answer), i))
+    return [questions[i] for i in order[rank::world_size]]
+
+
+def score_questions(
+    model: Any, encoder: Encoder, questions: Sequence[Question], config: EvaluationConfig, judges: Judges
+) -> list[ExampleScore]:
+    """Scores of each question, in the order given. The model is left in evaluation mode."""
+    if not questions:
+        return []
+    model.eval()
+    likelihoods = _likelihoods(model, encoder, questions, config.batch_size)
+    prompts = [encoder.template.generation_prompt(question.row.question) for question in questions]
+    outputs = generate(model, encoder.tokenizer, prompts, max_length=config.max_length, batch_size=config.batch_size)
+    truths = [question.semantic_truth for question in questions]
+    cosines = cosine_similarity(judges.embed(outputs), judges.embed_truths(truths))
+    labels = judges.entail(
+        [
+            entailment_pair(question.kind.value, output=output, truth=truth)
+            for question, output, truth in zip(questions, outputs, truths, strict=True)
+        ]
+    )
+    scores = []
+    for question, parts, output, cosine, label in zip(questions, likelihoods, outputs, cosines, labels, strict=True):
+        answer, base, *perturbed = parts
+        rouge = rouge_l_recall(output, question.row.answer)
+        scores.append(
+            ExampleScore(
+                set_name=question.set_name,
+                index=question.index,
+                question=question.row.question,
+                answer=question.row.answer,
+                semantic_truth=question.semantic_truth,
+                generation=output,
+                nll_sum=answer.nll_sum,
+                num_tokens=answer.num_tokens,
+                base_nll=base.mean,
+                perturbed_nll=tuple(one.mean for one in perturbed),
+                rouge_l=rouge,
+                token_entropy=token_entropy(encoder.tokenizer.tokenize(output, add_special_tokens=False)),
+                cosine_similarity=float(cosine),
+                entailment=entailment_label(label, rouge),
+            )
+        )
+    return scores
+
+
+def _likelihoods(
+    model: Any, encoder: Encoder, questions: Sequence[Question], batch_size: int
+) -> list[list[Likelihood]]:
+    """For each question: answer, truth-ratio base, wrong answers. Each distinct text is run once."""
+    wanted = [
+        [(q.row.question, text) for text in (q.row.answer, q.row.paraphrased_answer or q.row.answer)]
+        + [(q.row.question, text) for text in q.row.perturbed_answers]
+        for q in questions
+    ]
+    texts = sorted({text for group in wanted for text in group})
+    scored = dict(zip(texts, likelihood(model, encoder, texts, batch_size), strict=True))
+    return [[scored[text] for text in group] for group in wanted]
+
+
+@torch.no_grad()
+def likelihood(model: Any, encoder: Encoder, texts: Sequence[tuple[str, str]], batch_size: int) -> list[Likelihood]:
+    """The likelihood of each (question, answer), rows of like length together."""
+    policy = Policy(model)
+    rows = [encoder.encode(question, answer) for question, answer in texts]
+    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i))
+    results: dict[int, Likelihood] = {}
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = collate([rows[i] for i in chosen], pad_id=int(encoder.tokenizer.eos_token_id)).to(model.device)
+        logps, mask = label_logps(policy.outputs(batch), batch.labels)
+        for i, total, count in zip(chosen, logps.sum(-1).tolist(), mask.sum(-1).tolist(), strict=True):
+            results[i] = Likelihood(-total, count)
+    return [results[i] for i in range(len(rows))]
