@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     try:
         log = load_sweep(args.folder)
-        uri = args.tracking_uri or _recorded_uri(log)
+        uri = args.tracking_uri or _recorded_uri(log, args.folder)
     except (JournalError, ValueError) as error:
         return _fail(str(error), 2)
     try:
@@ -44,12 +44,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _recorded_uri(log: SweepLog) -> str:
-    """The URI of the sweep's own config. ValueError: none there, or its credentials were left out of the journal."""
-    tracking = log.header.config.get("tracking")
-    uri = tracking.get("uri") if isinstance(tracking, dict) else None
-    if not isinstance(uri, str) or not uri or "***" in uri:
-        raise ValueError(f"the journal's tracking.uri is {redact_uri(str(uri))}: name the store with --tracking-uri")
+def _recorded_uri(log: SweepLog, folder: Path) -> str:
+    """The URI in the sweep's config, or the store beside the sweep's folder. ValueError: its password was left out."""
+    uri: str | None = log.header.config.get("tracking", {}).get("uri")
+    if uri is None:
+        return f"sqlite:///{folder.resolve().parent / 'mlflow.db'}"
+    if "***" in uri:
+        raise ValueError(f"the journal has tracking.uri without its password ({uri}): name it with --tracking-uri")
     return uri
 
 

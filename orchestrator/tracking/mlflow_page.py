@@ -10,16 +10,29 @@ from typing import Any
 from orchestrator.tracking.journal import ExampleAnswer, SweepLog, SweepStarted, TrialStarted, TrialState
 from orchestrator.tracking.pump import redact_uri
 
-VIEW_KEY = "lethe"
+_VIEW_KEY = "lethe"
+VIEW_TAG = f"mlflow.sharedViewState.{_VIEW_KEY}"
+_WORKFLOW = "workflowType=machine_learning"  # without it a fresh browser shows the pages for chat traces
 RUN_STATUS = {
     TrialState.COMPLETE: "FINISHED",
     TrialState.DIVERGED: "FAILED",
     TrialState.FAILED: "FAILED",
     TrialState.PRUNED: "KILLED",
 }
+EXAMPLES, REPORT = "examples.json", "report.html"
 MAX_TAG_CHARS, MAX_PARAM_CHARS = 8000, 500
 _LEFT_OUT = ("tracking.", "storage.")  # they say where a trial ran, not what it was
-_SECTION = "lethe-objectives"
+
+
+def view_fragment(experiment_id: str) -> str:
+    """What follows the server's address in the URL of the saved chart view."""
+    query = f"viewStateShareKey={_VIEW_KEY}&compareRunsMode=CHART&{_WORKFLOW}"
+    return f"#/experiments/{experiment_id}/runs?{query}"
+
+
+def report_fragment(experiment_id: str, run_id: str) -> str:
+    """What follows the server's address in the URL of the report."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/{REPORT}?{_WORKFLOW}"
 
 
 def scenario_of(config: dict[str, Any]) -> str:
@@ -118,10 +131,13 @@ def saved_view(header: SweepStarted, params: Sequence[str]) -> str:
         "columnWidths": {},
         "runsHiddenMode": "SHOW_ALL",
         "compareRunCharts": _charts(goals, params),
-        "compareRunSections": [_section(_SECTION, "Objectives"), _section("lethe-training", "Training")],
+        "compareRunSections": [
+            _section("Objectives", columns=min(2, max(1, len(goals) - 1))),
+            _section("Settings", columns=1),
+        ],
         "viewMaximized": False,
         "runListHidden": False,
-        "isAccordionReordered": False,
+        "isAccordionReordered": True,
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,
         "groupBy": None,
@@ -142,43 +158,26 @@ def _columns(goals: Sequence[str], params: Sequence[str]) -> list[str]:
     ]
 
 
-def _section(uuid: str, name: str) -> dict[str, Any]:
-    flags = {"isReordered": False, "deleted": False, "isGenerated": False}
-    return {"uuid": uuid, "name": name, "display": True, **flags}
+def _section(name: str, *, columns: int) -> dict[str, Any]:
+    flags = {"display": True, "isReordered": False, "deleted": False, "isGenerated": False}
+    return {"uuid": _id("section", name), "name": name, "columns": columns, "cardHeight": 480, **flags}
 
 
 def _charts(goals: Sequence[str], params: Sequence[str]) -> list[dict[str, Any]]:
-    charts: list[dict[str, Any]] = []
-    if len(goals) > 1:
-        axes = {name: {"key": goal, "type": "METRIC"} for name, goal in zip(("xaxis", "yaxis"), goals, strict=False)}
-        charts.append(_chart("SCATTER", _SECTION, displayName=f"{goals[1]} over {goals[0]}", **axes))
-    charts.append(
-        _chart(
-            "PARALLEL",
-            _SECTION,
-            displayName="Settings and objectives",
-            selectedParams=["method", *params[:5]],
-            selectedMetrics=[*goals],
-            showAllRuns=True,
-        )
-    )
-    for metric in ("train/forget_loss", "train/retain_loss"):
-        charts.append(_chart("LINE", "lethe-training", metricKey=metric, selectedMetricKeys=[metric], **_LINE))
-    return charts
+    """A scatter of the first objective against each other one, and all objectives over the settings."""
+    settings = {"selectedParams": ["method", *params[:5]], "selectedMetrics": [*goals], "showAllRuns": True}
+    return [_scatter(goals[0], goal) for goal in goals[1:]] + [_chart("PARALLEL", "Settings", "settings", **settings)]
 
 
-def _chart(kind: str, section: str, **settings: Any) -> dict[str, Any]:
-    name = re.sub(r"\W", "-", f"{kind}-{settings.get('metricKey', section)}".lower())
-    flags = {"deleted": False, "isGenerated": False}
-    return {"uuid": name, "type": kind, "runsCountToCompare": 1000, "metricSectionId": section, **flags, **settings}
+def _scatter(x: str, y: str) -> dict[str, Any]:
+    axes = {"xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"}}
+    return _chart("SCATTER", "Objectives", y, displayName=f"{y} over {x}", **axes)
 
 
-_LINE: dict[str, Any] = {
-    "xAxisKey": "step",
-    "yAxisKey": "metric",
-    "xAxisScaleType": "linear",
-    "scaleType": "linear",
-    "lineSmoothness": 0,
-    "useGlobalXaxisKey": True,
-    "useGlobalLineSmoothing": True,
-}
+def _chart(kind: str, section: str, name: str, **settings: Any) -> dict[str, Any]:
+    flags = {"deleted": False, "isGenerated": False, "runsCountToCompare": 1000}
+    return {"uuid": _id(kind, name), "type": kind, "metricSectionId": _id("section", section), **flags, **settings}
+
+
+def _id(kind: str, name: str) -> str:
+    return "lethe-" + re.sub(r"\W+", "-", f"{kind}-{name}".lower())

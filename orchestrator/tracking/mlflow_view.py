@@ -28,10 +28,9 @@ from orchestrator.tracking.journal import (
     load_sweep,
     read_records,
 )
-from orchestrator.tracking.pump import TrackingError, redact_uri
+from orchestrator.tracking.pump import TrackingError, redact_uri, set_client_env
 
 MAX_METRICS, MAX_PARAMS = 900, 90  # a request may hold 1000 and 100
-_EXAMPLES, _REPORT = "examples.json", "report.html"
 
 
 @dataclass(slots=True)
@@ -69,6 +68,7 @@ class MlflowView:
     """
 
     def __init__(self, tracking_uri: str, sweep_dir: Path) -> None:
+        set_client_env()
         self._uri, self._sweep_dir = tracking_uri, sweep_dir.resolve()
         self._client: MlflowClient | None = None
         self._header: SweepStarted | None = None
@@ -112,8 +112,8 @@ class MlflowView:
         with self._connected() as client:
             log = load_sweep(self._sweep_dir)
             view = page.saved_view(log.header, page.common_params(log))
-            self._tag_experiment(client, {f"mlflow.sharedViewState.{page.VIEW_KEY}": view})
-            return f"#/experiments/{self._id}/runs?viewStateShareKey={page.VIEW_KEY}&compareRunsMode=CHART"
+            self._tag_experiment(client, {page.VIEW_TAG: view})
+            return page.view_fragment(self._id)
 
     def log_report(self, path: Path) -> str:
         """Attach the report; returns the part of its URL that follows the server's address.
@@ -127,10 +127,10 @@ class MlflowView:
             tags = {"lethe.kind": "report", "lethe.sweep": log.header.name, "mlflow.runColor": "#BBBBBB"}
             start_ms = _milliseconds(self._first_header().time)
             run = found[0] if found else client.create_run(self._id, start_ms, tags, "report")
-            client.log_text(run.info.run_id, path.read_text(encoding="utf-8"), _REPORT)
+            client.log_text(run.info.run_id, path.read_text(encoding="utf-8"), page.REPORT)
             client.set_terminated(run.info.run_id, "FINISHED", start_ms)
             self._tag_experiment(client, {"mlflow.note.content": page.describe(log.header, run.info.run_id)})
-            return f"#/experiments/{self._id}/runs/{run.info.run_id}/artifacts/{_REPORT}"
+            return page.report_fragment(self._id, run.info.run_id)
 
     @property
     def _id(self) -> str:
@@ -259,7 +259,7 @@ class MlflowView:
         finished = news.finished
         assert finished is not None and self._header is not None
         if finished.examples:
-            client.log_dict(run.run_id, page.examples_table(finished.examples), _EXAMPLES)
+            client.log_dict(run.run_id, page.examples_table(finished.examples), page.EXAMPLES)
         model_id = (
             self._checkpoint(client, key, run, finished.checkpoint)
             if finished.checkpoint and not news.deleted
@@ -348,5 +348,5 @@ def _final_tags(finished: TrialFinished) -> dict[str, str]:
     if finished.checkpoint:
         tags["lethe.checkpoint"] = finished.checkpoint
     if finished.examples:
-        tags["mlflow.loggedArtifacts"] = json.dumps([{"path": _EXAMPLES, "type": "table"}])
+        tags["mlflow.loggedArtifacts"] = json.dumps([{"path": page.EXAMPLES, "type": "table"}])
     return tags

@@ -47,7 +47,7 @@ def redact_uri(text: str) -> str:
 
 
 def set_client_env() -> None:
-    """Make MLflow's client fail fast and keep quiet. Call it before MLflow is imported; what the user set stays."""
+    """Make MLflow's client fail fast and keep quiet. Best before MLflow is imported; what the user set stays."""
     for name, value in _CLIENT_ENV.items():
         os.environ.setdefault(name, value)
 
