@@ -1,0 +1,208 @@
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import sync
+from orchestrator.analysis.palette import method_colors
+from orchestrator.tracking import pump as pump_module
+from orchestrator.tracking.journal import (
+    CellRecord,
+    ExampleAnswer,
+    Journal,
+    ObjectiveRecord,
+    Record,
+    StepRecord,
+    StepsReported,
+    SweepStarted,
+    TrialFinished,
+    TrialStarted,
+)
+from orchestrator.tracking.pump import Pump
+
+pytestmark = pytest.mark.ray
+NUM_TRIALS, NUM_STEPS = 4, 10
+HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+
+
+class Server:
+    """A real `mlflow server` that can be started late, stopped, and started again on the same port and database."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        store = f"sqlite:///{self._folder / 'mlflow.db'}"
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1"]
+        command += [
+            "--port",
+            str(self.port),
+            "--workers",
+            "1",
+            "--artifacts-destination",
+            str(self._folder / "artifacts"),
+        ]
+        env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        log = (self._folder / "server.log").open("ab")
+        self._process = subprocess.Popen(
+            command, cwd=self._folder, env=env, stdout=log, stderr=log, start_new_session=True
+        )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"{self.url}/health", timeout=1):
+                    return
+            except OSError:
+                time.sleep(0.2)
+        raise AssertionError((self._folder / "server.log").read_text())
+
+    def stop(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGTERM)  # the group is the server's own: start_new_session
+            self._process.wait(30)
+            self._process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path)
+    yield made
+    made.stop()
+
+
+def _records() -> list[Record]:
+    objectives = tuple(
+        ObjectiveRecord(metric=name, direction="maximize", worst=0.0) for name in ("model_utility", "forget_efficacy")
+    )
+    cells = tuple(CellRecord(name=f"{name}/forget10", method=name, forget_set="forget10") for name in ("NPO+KL", "GA"))
+    header = SweepStarted(
+        name="late", seed=1, config={}, cells=cells, objectives=objectives, trials_per_cell=2, lookahead=1,
+        versions={}, command="sweep",
+    )  # fmt: skip
+    records: list[Record] = [header]
+    for number in range(NUM_TRIALS):
+        method = cells[number % 2].method
+        key = f"{method}/forget10/t{number:03d}"
+        params = {"train.learning_rate": 1e-5 * (number + 1)}
+        records.append(
+            TrialStarted(key=key, method=method, forget_set="forget10", number=number, params=params, config={})
+        )
+        steps = [
+            StepRecord(step=i, loss=1.0 / (i + 1), forget_loss=1.0, retain_loss=None, learning_rate=1e-5, grad_norm=1.0)
+            for i in range(NUM_STEPS)
+        ]
+        records.append(StepsReported(key=key, steps=tuple(steps)))
+        answer = ExampleAnswer(set_name="forget", index=0, question="Who?", truth="Basil", output=HOSTILE)
+        scores = {"model_utility": 0.6 - 0.1 * number, "forget_efficacy": 0.2 + 0.1 * number}
+        records.append(
+            TrialFinished(key=key, state="COMPLETE", metrics=scores, checkpoint=f"trials/{key}", examples=(answer,))
+        )
+    return records
+
+
+def _journal(sweep_dir: Path) -> list[Record]:
+    records = _records()
+    journal = Journal(sweep_dir / "journal")
+    for record in records:
+        journal.append(record)
+    journal.close()
+    return records
+
+
+def _pump(server: Server, sweep_dir: Path) -> Pump[Any]:
+    def make_view() -> Any:
+        from orchestrator.tracking.mlflow_view import MlflowView
+
+        return MlflowView(server.url, sweep_dir)
+
+    return Pump(make_view, uri=server.url, sweep_dir=sweep_dir)
+
+
+def _rgb(color: str) -> str:
+    return "rgb({}, {}, {})".format(*bytes.fromhex(color.removeprefix("#")))
+
+
+def _steps_per_run(server: Server) -> dict[str, int]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(server.url)
+    experiment = client.get_experiment_by_name("late / run1")
+    runs = client.search_runs([experiment.experiment_id])
+    return {run.info.run_name: len(client.get_metric_history(run.info.run_id, "train/loss")) for run in runs}
+
+
+def test_a_view_catches_up_with_a_server_that_comes_late_and_goes_again(server, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(pump_module, "LONGEST_PAUSE_SECONDS", 0.5)
+    caplog.set_level(logging.WARNING)
+    records = _journal(tmp_path / "run1")
+    pump = _pump(server, tmp_path / "run1")
+    for record in records[:6]:
+        pump.put(record)
+    while not caplog.records:  # the outage was noticed
+        time.sleep(0.1)
+    server.start()
+    for record in records[6:]:
+        pump.put(record)
+    assert pump.close(120) == 0
+    assert list(_steps_per_run(server).values()) == [NUM_STEPS] * NUM_TRIALS
+    assert [record.name for record in caplog.records] == ["orchestrator.tracking.pump"]
+
+    server.stop()
+    pump = _pump(server, tmp_path / "run1")
+    for record in records:
+        pump.put(record)
+    assert pump.close(120) == len(records)
+
+    server.start()
+    assert sync.main([str(tmp_path / "run1"), "--tracking-uri", server.url]) == 0
+    assert list(_steps_per_run(server).values()) == [NUM_STEPS] * NUM_TRIALS
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+def test_one_address_opens_the_chart_of_the_objectives(server, tmp_path, capsys):
+    from selenium import webdriver
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    _journal(tmp_path / "run1")
+    server.start()
+    assert sync.main([str(tmp_path / "run1"), "--tracking-uri", server.url]) == 0
+    address = capsys.readouterr().out.split("Open ")[1].strip()
+    options = webdriver.ChromeOptions()
+    quiet = ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-component-update")
+    for flag in (*quiet, "disable-sync", "no-first-run", "window-size=1600,1400", f"user-data-dir={tmp_path}/browser"):
+        options.add_argument(f"--{flag}")
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    browser = webdriver.Chrome(options=options, service=service)
+    try:
+        browser.get(address)
+        wait = WebDriverWait(browser, 120)
+        wait.until(lambda page: "matching runs" in page.find_element(By.TAG_NAME, "body").text)
+        points = wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, ".scatterlayer .point"))
+        text = browser.find_element(By.TAG_NAME, "body").text
+        assert f"{NUM_TRIALS}\nmatching runs" in text or f"{NUM_TRIALS} matching runs" in text
+        assert "Parallel Coordinates" in text and "model_utility vs. forget_efficacy" in text
+        colors = {point.value_of_css_property("fill") for point in points}
+        methods = method_colors(["NPO+KL", "GA"])
+        assert colors == {_rgb(methods["NPO+KL"]), _rgb(methods["GA"])}
+        run = browser.find_element(By.LINK_TEXT, "GA/forget10/t001").get_attribute("href")
+        browser.get(f"{run}/artifacts/examples.json")
+        wait.until(lambda page: HOSTILE[:20] in page.find_element(By.TAG_NAME, "body").text)
+        assert "owned" not in browser.title
+    finally:
+        browser.quit()
