@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from orchestrator.analysis.summary import summarize
 from orchestrator.tracking.journal import JournalError, SweepLog, load_sweep, read_records
 from orchestrator.tracking.pump import TrackingError, redact_uri, set_client_env
 
@@ -18,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (JournalError, ValueError) as error:
         return _fail(str(error), 2)
     try:
-        fragment = _write(uri, args.folder)
+        fragment = _write(uri, args.folder, log)
     except TrackingError as error:
         return _fail(f"{error}\nIs it running? Name another store with --tracking-uri.", 1)
     num_baselines = sum(trial.is_baseline for trial in log.trials.values())
@@ -54,12 +55,13 @@ def _recorded_uri(log: SweepLog, folder: Path) -> str:
     return uri
 
 
-def _write(uri: str, folder: Path) -> str:
+def _write(uri: str, folder: Path, log: SweepLog) -> str:
     set_client_env()
     from orchestrator.tracking.mlflow_view import MlflowView  # noqa: PLC0415  # takes seconds; errors come before it
 
     view = MlflowView(uri, folder)
     view.apply(list(read_records(folder / "journal")))
+    view.mark_front({trial.key for forget_set in summarize(log).forget_sets for trial in forget_set.front})
     report = folder / "report.html"
     if report.is_file():
         view.log_report(report)

@@ -29,6 +29,8 @@ def test_sync_writes_the_view_and_says_how_to_open_it(uri, tmp_path, capsys):
     assert "http://127.0.0.1:5000/#/experiments/1/runs?viewStateShareKey=lethe" in out
     assert sync.main([str(sweep_dir), "--tracking-uri", uri]) == 0
     assert content(uri, with_ids=True) == first
+    front = [run["name"] for run in first["tofu_small / run1"]["runs"] if run["tags"].get("lethe.on_front") == "true"]
+    assert front == ["ME+GD/forget05/t000"]  # the same efficacy as the others, the best utility
     assert "report" in {run["name"] for run in first["tofu_small / run1"]["runs"]}
 
 
