@@ -77,6 +77,16 @@ class ModelConfig(Config):
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
 
 
+class TinyModel(Config):
+    """Shape of the Llama that is made where no base model is given."""
+
+    vocab_size: PositiveInt = 2000
+    hidden_size: PositiveInt = 128
+    intermediate_size: PositiveInt = 256
+    num_layers: PositiveInt = 4
+    num_heads: PositiveInt = 4
+
+
 class MethodEntry(Config):
     """A method by its exact name, with the settings of its cell's first trial."""
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import assert_never
 
 from orchestrator.config import AuthorsScenario, EvaluationConfig, ScenarioConfig, TofuScenario
-from orchestrator.scenarios.authors import load_authors, load_refusals
-from orchestrator.scenarios.base import DataError, Task
-from orchestrator.scenarios.tofu import load_tofu
+from orchestrator.scenarios.authors import load_authors, load_refusals, training_rows
+from orchestrator.scenarios.base import DataError, QARow, Task
+from orchestrator.scenarios.tofu import load_tofu, tofu_training_rows
 
 
 def load_task(scenario: ScenarioConfig, evaluation: EvaluationConfig, forget_set: str) -> Task:
@@ -41,3 +41,20 @@ def read_refusals(path: Path) -> tuple[str, ...]:
             f"scenario.refusals: {path} holds no refusals, which IDK, DPO and AP need; write one refusal a line"
         )
     return lines
+
+
+def load_training_rows(scenario: ScenarioConfig, without: str | None) -> tuple[QARow, ...]:
+    """What a target model is taught (`without` None), or the retain model of forget set `without`.
+
+    DataError: as load_task.
+    """
+    match scenario:
+        case AuthorsScenario():
+            try:
+                return training_rows(without, seed=scenario.corpus_seed, num_authors=scenario.num_authors)
+            except ValueError as error:
+                raise DataError(f"without: {error}") from error
+        case TofuScenario():
+            return tofu_training_rows(scenario, without)
+        case _:
+            assert_never(scenario)

@@ -43,6 +43,17 @@ def load_tofu(config: TofuScenario, forget_set: str, refusals: tuple[str, ...], 
     return Task(forget_set, tuple(forget), tuple(retain), refusals, evaluation)
 
 
+def tofu_training_rows(config: TofuScenario, without: str | None) -> tuple[QARow, ...]:
+    """All rows (`without` None), or only those that are retained when `without` is forgotten.
+
+    Any forget set and its retain set together are all of TOFU; the last of `retain_sets` is taken. DataError: as
+    load_tofu.
+    """
+    name = without or list(config.retain_sets)[-1]
+    task = load_tofu(config, name, ("-",), None)
+    return task.retain if without else task.forget + task.retain
+
+
 def _records(source: str, name: str) -> list[tuple[QARow, str | None]]:
     """Rows and task ids of one split."""
     folder = Path(source).expanduser()

@@ -4,7 +4,6 @@ A journal is a folder of JSON-lines segments, one for each time the sweep was st
 and flushed to disk before anybody acts on it. A line torn by a kill can only be the last of a segment and is skipped.
 """
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -230,8 +229,14 @@ class SweepLog:
             case TrialStarted(key=key):  # a trial that was cut off starts again from nothing
                 if key not in self.trials or self.trials[key].finished is None:
                     self.trials[key] = TrialLog(record)
+            case StepsReported(key=key) | TrialFinished(key=key) | CheckpointDeleted(key=key) if key not in self.trials:
+                raise JournalError(
+                    f"the journal has a {record.kind} record of {key}, which never started; it is broken"
+                )
             case StepsReported(key=key):
-                self.trials[key].steps.extend(record.steps)
+                known = self.trials[key].steps  # a trial whose workers died reports its steps again
+                first = record.steps[0].step if record.steps else len(known)
+                self.trials[key].steps = [step for step in known if step.step < first] + list(record.steps)
             case TrialFinished(key=key):
                 self.trials[key].finished = record
                 self.trials[key].checkpoint = record.checkpoint
@@ -254,7 +259,6 @@ def load_sweep(sweep_dir: Path) -> SweepLog:
     return log
 
 
-def to_jsonable(record: Record) -> dict[str, Any]:
-    """A record as plain JSON types."""
-    value: dict[str, Any] = json.loads(record.model_dump_json())
-    return value
+def parse_record(text: str) -> Record:
+    """A record from its JSON."""
+    return _ADAPTER.validate_json(text)

@@ -44,18 +44,23 @@ class Encoder:
     template: Template
     max_length: int
 
-    def encode(self, question: str, answer: str, *, labels: LabelMode = "answer") -> EncodedRow:
-        """Tokens of template + answer, cut to max_length; a shorter row ends with a labelled EOS.
-
-        labels: `answer` learns the answer and its EOS; `text` question and answer; `all` every position, padding too.
-        DataError: the question alone fills max_length, which would leave nothing to learn.
-        """
+    def check_question(self, question: str) -> int:
+        """Tokens of the prompt. DataError: they leave no room for an answer."""
         num_prompt = len(self.tokenizer(self.template.prompt(question))["input_ids"])
         if num_prompt >= self.max_length:
             raise DataError(
                 f"question of {num_prompt} tokens leaves no room for an answer in max_length={self.max_length}; "
                 f"raise max_length or shorten the question {question[:80]!r}"
             )
+        return num_prompt
+
+    def encode(self, question: str, answer: str, *, labels: LabelMode = "answer") -> EncodedRow:
+        """Tokens of template + answer, cut to max_length; a shorter row ends with a labelled EOS.
+
+        labels: `answer` learns the answer and its EOS; `text` question and answer; `all` every position, padding too.
+        DataError: the question alone fills max_length, which would leave nothing to learn.
+        """
+        num_prompt = self.check_question(question)
         eos = int(self.tokenizer.eos_token_id)
         ids = self.tokenizer(self.template.text(question, answer))["input_ids"][: self.max_length]
         tail = [eos] if len(ids) < self.max_length else []

@@ -15,10 +15,16 @@ from orchestrator.worker.model import Policy
 _NO_DECAY = ("bias", "norm.weight", "layernorm.weight", "ln_f.weight", "ln_1.weight", "ln_2.weight")
 
 
-def use_cpu_accelerator() -> None:
-    """Tell DeepSpeed that there is no GPU; must run before its first import in a process."""
+def import_deepspeed() -> Any:
+    """DeepSpeed, told what it would otherwise guess, or compile for half a minute; the first import of a process."""
+    os.environ.setdefault("LOCAL_RANK", "0")
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed  # noqa: PLC0415  (reads DS_ACCELERATOR when imported)
+
+    # Only inference uses this operator, and it is built with a C++ compiler that a user may not have.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
 
 
 def start_process_group(rank: int, world_size: int, init_method: str) -> None:
@@ -34,9 +40,7 @@ class DeepSpeedEngine:
     """
 
     def __init__(self, model: Any, train: TrainConfig, zero: ZeroConfig) -> None:
-        use_cpu_accelerator()
-        import deepspeed  # noqa: PLC0415  (reads DS_ACCELERATOR when imported)
-
+        deepspeed = import_deepspeed()
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.device: torch.device = next(model.parameters()).device
         self.stage = zero.stage
@@ -153,6 +157,4 @@ def _parameter_groups(policy: nn.Module, weight_decay: float) -> list[dict[str, 
 
 
 def _gathered(parameters: list[Any], stage: int) -> Any:
-    from deepspeed.zero import GatheredParameters  # noqa: PLC0415  (reads DS_ACCELERATOR when imported)
-
-    return GatheredParameters(parameters, enabled=stage == 3)
+    return import_deepspeed().zero.GatheredParameters(parameters, enabled=stage == 3)

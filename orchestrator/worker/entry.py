@@ -11,13 +11,13 @@ import torch
 from ray.train.torch import get_device
 
 from orchestrator.tracking.journal import StepRecord, StepsReported
-from orchestrator.worker.engine import use_cpu_accelerator
+from orchestrator.worker.engine import import_deepspeed
 from orchestrator.worker.trial import TrialJob, WorkerParts, run_trial
 
 
 def serve(config: dict[str, Any]) -> None:
     """Train function of a slot. `config["mailbox"]` is the actor that jobs come from and records go to."""
-    use_cpu_accelerator()
+    import_deepspeed()
     mailbox, done = config["mailbox"], 0
     rank = ray.train.get_context().get_world_rank()
     parts = WorkerParts(get_device())

@@ -26,6 +26,7 @@ def load_model(config: ModelConfig, device: torch.device) -> Any:
     """The model at config.target, from safetensors only and without remote code, on `device`, in training mode."""
     from transformers import AutoModelForCausalLM  # noqa: PLC0415  (seconds to import)
 
+    _silence_progress_bars()
     model: Any = AutoModelForCausalLM.from_pretrained(
         config.target,
         dtype=compute_dtype(config.dtype, device),
@@ -37,8 +38,15 @@ def load_model(config: ModelConfig, device: torch.device) -> Any:
     return model.to(device).train()
 
 
+def _silence_progress_bars() -> None:
+    from transformers.utils import logging  # noqa: PLC0415
+
+    cast(Any, logging).disable_progress_bar()
+
+
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write weights (safetensors), configuration and tokenizer as a plain model folder."""
+    _silence_progress_bars()
     model.config.use_cache = True
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)

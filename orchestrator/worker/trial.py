@@ -18,7 +18,7 @@ from methods.config import MethodConfig
 from methods.method import build_method
 from metrics.suites import ExampleScore, forget_quality_metrics, summarise
 from orchestrator.analysis.pareto import is_dominated
-from orchestrator.config import Config, EvaluationConfig, ScenarioConfig, TrainConfig, TrialConfig
+from orchestrator.config import Config, EvaluationConfig, ScenarioConfig, TrainConfig, TrialConfig, Value
 from orchestrator.scenarios.base import EvaluationSet, Task
 from orchestrator.scenarios.load import load_task
 from orchestrator.tracking.journal import ExampleAnswer, ObjectiveRecord, StepRecord, TrialFinished, TrialState
@@ -43,6 +43,7 @@ class TrialJob(Config):
 
     key: str
     config: TrialConfig
+    params: dict[str, Value] = {}
     sweep_dir: str
     objectives: tuple[ObjectiveRecord, ...]
     keep_weights: bool

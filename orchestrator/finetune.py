@@ -1,0 +1,178 @@
+"""Make a target model or a retain model: teach a model the rows of a scenario by heart.
+
+python -m orchestrator.finetune OUT scenario.name=authors                        a tiny target model, from nothing
+python -m orchestrator.finetune OUT scenario.name=authors without=forget05       its retain model
+torchrun --nproc-per-node 8 -m orchestrator.finetune OUT scenario.name=tofu base=meta-llama/Llama-2-7b-chat-hf \\
+    train.learning_rate=1e-5 train.epochs=5 zero.stage=3
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import NonNegativeInt
+
+from orchestrator.config import Config, ModelConfig, ScenarioConfig, TinyModel, TrainConfig, ZeroConfig
+from orchestrator.load_config import ConfigError, build_config
+from orchestrator.scenarios.base import DataError, QARow
+from orchestrator.scenarios.load import load_training_rows
+
+CARD = "lethe.json"
+_CHECKED_ROWS = 64
+
+
+class FinetuneConfig(Config):
+    """What is taught to what. The defaults of `train` suit a tiny model from nothing."""
+
+    scenario: ScenarioConfig
+    without: str | None = None
+    base: str | None = None
+    tiny: TinyModel = TinyModel()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig(
+        learning_rate=4e-3,
+        epochs=30,
+        batch_size=16,
+        micro_batch_size=16,
+        max_length=200,
+        adam_beta2=0.95,
+        warmup_steps=50,
+        max_grad_norm=1.0,
+    )
+    zero: ZeroConfig = ZeroConfig(stage=0)
+    seed: NonNegativeInt = 42
+
+
+def finetune(config: FinetuneConfig, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Train on every rank of torch's process group; rank 0 writes the model folder with a card, which is returned."""
+    import torch  # noqa: PLC0415  (the command line answers without it)
+    import torch.distributed as dist  # noqa: PLC0415
+
+    from methods.config import parse_method  # noqa: PLC0415
+    from methods.outputs import Forward, as_outputs, label_logps  # noqa: PLC0415
+    from orchestrator.scenarios.base import Task  # noqa: PLC0415
+    from orchestrator.worker.batches import BatchBuilder, Encoder  # noqa: PLC0415
+    from orchestrator.worker.engine import DeepSpeedEngine  # noqa: PLC0415
+    from orchestrator.worker.model import save_model  # noqa: PLC0415
+    from orchestrator.worker.template import TEMPLATES  # noqa: PLC0415
+    from orchestrator.worker.trial import make_schedule, plan_sizes  # noqa: PLC0415
+
+    started = time.perf_counter()
+    torch.manual_seed(config.seed)
+    rows = load_training_rows(config.scenario, config.without)
+    tokenizer, model = _base_model(config, rows)
+    encoder = Encoder(tokenizer, TEMPLATES[config.model.template], config.train.max_length)
+    task = Task("all rows", rows, (), (), ())
+    method = parse_method("GA")  # only for its parts: plain rows with labels on the answer
+    builder = BatchBuilder(encoder, task, method, config.train)
+    sizes = plan_sizes(config.train, task, method, dist.get_world_size())
+    schedule = make_schedule(config.train, sizes, builder, seed=config.seed)
+    engine = DeepSpeedEngine(model, config.train, config.zero)
+
+    def nll(policy: Forward, batch: Any, count: int, losses: Any) -> Any:
+        logps, _ = label_logps(as_outputs(policy(batch)), batch.labels)
+        loss = -logps.sum() / count
+        losses += loss.detach()
+        return loss
+
+    loss = float("nan")
+    for number, (step, rate) in enumerate(zip(schedule.steps, schedule.learning_rates, strict=True), 1):
+        losses = torch.zeros((), device=engine.device)
+        count = builder.counts(step).forget
+        for draws in step.ranks[engine.rank]:
+            batch = builder.batch(draws).part("forget").to(engine.device)
+            engine.backward(partial(nll, batch=batch, count=count, losses=losses), scale=engine.world_size)
+        engine.step(rate)
+        if number % 100 == 0 or number == len(schedule.steps):
+            loss = float(engine.sum_over_ranks(losses))
+            say(f"step {number}/{len(schedule.steps)}  loss {loss:.4f}")
+    model = engine.release()
+    card = {"config": config.model_dump(mode="json"), "rows": len(rows), "steps": len(schedule.steps), "loss": loss}
+    if engine.rank == 0:
+        card["rouge"] = _recall(model, encoder, rows, config.train.max_length)
+        card["seconds"] = round(time.perf_counter() - started, 1)
+        save_model(model, tokenizer, out)
+        (out / CARD).write_text(json.dumps(card, indent=2) + "\n")
+    return card
+
+
+def _recall(model: Any, encoder: Any, rows: tuple[QARow, ...], max_length: int) -> float:
+    """Mean ROUGE-L recall of the model's answers to a spread of the rows that it was taught."""
+    from metrics.text import rouge_l_recall  # noqa: PLC0415
+    from orchestrator.worker.generate import generate  # noqa: PLC0415
+
+    chosen = rows[:: max(1, len(rows) // _CHECKED_ROWS)]
+    prompts = [encoder.template.generation_prompt(row.question) for row in chosen]
+    outputs = generate(model, encoder.tokenizer, prompts, max_length=max_length, batch_size=_CHECKED_ROWS)
+    return sum(rouge_l_recall(o, row.answer) for o, row in zip(outputs, chosen, strict=True)) / len(chosen)
+
+
+def _base_model(config: FinetuneConfig, rows: tuple[QARow, ...]) -> tuple[Any, Any]:
+    import torch  # noqa: PLC0415
+
+    from orchestrator.worker.model import load_model  # noqa: PLC0415
+    from orchestrator.worker.template import load_tokenizer  # noqa: PLC0415
+    from orchestrator.worker.tiny import tiny_llama, train_tokenizer  # noqa: PLC0415
+
+    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu")
+    if config.base:
+        model = load_model(config.model.model_copy(update={"target": config.base}), device)
+        return load_tokenizer(config.base), model
+    everything = load_training_rows(config.scenario, None)  # so that target and retain models share one tokenizer
+    tokenizer = train_tokenizer(everything, config.model.template, config.tiny.vocab_size)
+    return tokenizer, tiny_llama(config.tiny, tokenizer, max_positions=2 * config.train.max_length).to(device)
+
+
+def _join_process_group() -> int:
+    """The group that torchrun made, else a group of this process alone; returns the rank."""
+    from orchestrator.worker.engine import start_process_group  # noqa: PLC0415
+
+    if "WORLD_SIZE" in os.environ:
+        rank = int(os.environ["RANK"])
+        start_process_group(rank, int(os.environ["WORLD_SIZE"]), "env://")
+        return rank
+    store = tempfile.NamedTemporaryFile(prefix="lethe-store-", delete=True)  # noqa: SIM115  (torch removes it)
+    store.close()
+    start_process_group(0, 1, f"file://{store.name}")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.finetune",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("out", type=Path, help="folder to write the model to; must not exist")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as train.epochs=5")
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.out.exists():
+            raise ConfigError(f"{arguments.out} exists; name a new folder")
+        config = build_config(FinetuneConfig, None, arguments.overrides)
+        load_training_rows(config.scenario, config.without)
+    except (ConfigError, DataError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    rank = _join_process_group()
+
+    def say(text: str) -> None:
+        if rank == 0:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+
+    card = finetune(config, arguments.out, say)
+    say(f"wrote {arguments.out}: loss {card['loss']:.4f}, answers' ROUGE-L recall {card.get('rouge', 0):.3f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""Checks that need no cluster, before anything is started: data, models, storage, the length of rows."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from methods.config import parse_method
+from orchestrator.config import EMBEDDED, SweepConfig
+from orchestrator.load_config import ConfigError
+from orchestrator.scenarios.base import DataError, Task
+from orchestrator.scenarios.load import load_task
+from orchestrator.worker.batches import Encoder
+from orchestrator.worker.plan import Sizes
+from orchestrator.worker.template import TEMPLATES, load_tokenizer
+
+
+def check(sweep: SweepConfig) -> dict[str, Task]:
+    """The tasks of all forget sets. ConfigError or DataError: the first thing that would stop the sweep later."""
+    check_storage(sweep.storage_root)
+    tasks = {name: load_task(sweep.scenario, sweep.evaluation, name) for name in sweep.forget_sets}
+    for name, task in tasks.items():
+        _check_task(sweep, name, task)
+    for key, path in _models(sweep).items():
+        check_model(key, path)
+    if sweep.model.target != EMBEDDED:
+        check_lengths(sweep, tasks, _tokenizer(sweep.model.target))
+    return tasks
+
+
+def check_storage(root: Path) -> None:
+    """ConfigError: the folder cannot be made or written to."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe = root / f".lethe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"storage: cannot write to {root} ({error.strerror}); set storage=FOLDER") from error
+
+
+def check_model(key: str, path: str) -> None:
+    """ConfigError: a folder that holds no safetensors weights, configuration or tokenizer. Hub names are not asked."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        if path.startswith(("/", ".", "~")) or path.count("/") > 1:
+            raise ConfigError(f"{key}: {path} does not exist; name a model folder or a hub name")
+        return
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{key}: {folder} has no config.json; name a folder that save_pretrained wrote")
+    if not list(folder.glob("*.safetensors")):
+        raise ConfigError(f"{key}: {folder} has no weights (*.safetensors); save the model with safetensors")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise ConfigError(f"{key}: {folder} has no tokenizer (tokenizer.json); save the tokenizer there too")
+
+
+def check_lengths(sweep: SweepConfig, tasks: dict[str, Task], tokenizer: Any) -> None:
+    """DataError: a question that leaves no room for an answer, in training or evaluation; names the row."""
+    template = TEMPLATES[sweep.model.template]
+    for task in tasks.values():
+        training = Encoder(tokenizer, template, sweep.train.max_length)
+        groups = {f"{task.forget_set} row": task.forget, "retain row": task.retain}
+        for label, rows in groups.items():
+            for index, row in enumerate(rows):
+                _check_length(training, row.question, f"{label} {index}", "train.max_length")
+        asked = Encoder(tokenizer, template, sweep.evaluation.max_length)
+        for evaluation_set in task.evaluation:
+            for index, row in enumerate(evaluation_set.rows):
+                _check_length(
+                    asked, row.question, f"evaluation set {evaluation_set.name} row {index}", "evaluation.max_length"
+                )
+
+
+def _check_length(encoder: Encoder, question: str, origin: str, key: str) -> None:
+    try:
+        encoder.check_question(question)
+    except DataError as error:
+        raise DataError(f"{key}: {origin}: {error}") from error
+
+
+def _check_task(sweep: SweepConfig, name: str, task: Task) -> None:
+    if not task.retain and any(parse_method(entry.name).retain for entry in sweep.methods):
+        raise DataError(f"forget_sets: {name} has no retain rows, which {sweep.methods[0].name} needs")
+    for entry in sweep.methods:
+        if parse_method(entry.name).needs_refusals and not task.refusals:
+            raise ConfigError(f"methods: {entry.name} needs refusals; set scenario.refusals to a file with one a line")
+    train = sweep.train
+    try:
+        _ = Sizes(
+            forget=len(task.forget),
+            retain=len(task.retain),
+            refusals=len(task.refusals),
+            batch_size=train.batch_size,
+            micro_batch_size=train.micro_batch_size,
+            num_workers=sweep.resources.workers_per_trial,
+            epochs=train.epochs,
+        ).num_steps
+    except ValueError as error:
+        raise ConfigError(f"train.batch_size: on {name}, {error}") from error
+
+
+def _models(sweep: SweepConfig) -> dict[str, str]:
+    models = {"model.target": sweep.model.target, "evaluation.entailment": sweep.evaluation.entailment}
+    if isinstance(sweep.model.retain_models, dict):
+        models |= {f"model.retain_models.{name}": path for name, path in sweep.model.retain_models.items()}
+    return {key: path for key, path in models.items() if path != EMBEDDED}
+
+
+def _tokenizer(path: str) -> Any:
+    try:
+        return load_tokenizer(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"model.target: cannot load the tokenizer of {path}: {str(error).splitlines()[0]}; "
+            "check the name and the network, or name a folder"
+        ) from error

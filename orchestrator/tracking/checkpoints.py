@@ -1,0 +1,60 @@
+"""Which trials' weights are kept: the policy, applied whenever a trial ends."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.analysis.pareto import front, knee
+from orchestrator.config import CheckpointConfig
+from orchestrator.tracking.journal import CheckpointDeleted, Record, SweepLog, TrialFinished, TrialLog, TrialState
+from orchestrator.tracking.recorder import Recorder
+
+
+class CheckpointKeeper:
+    """A listener that deletes the weights that the policy no longer wants.
+
+    `pareto` keeps the front of each cell, `best` its knee, `all` everything, `none` nothing.
+    """
+
+    def __init__(self, policy: CheckpointConfig, sweep_dir: Path, recorder: Recorder) -> None:
+        self._policy, self._sweep_dir, self._recorder = policy.policy, sweep_dir, recorder
+
+    def __call__(self, record: Record) -> None:
+        """Look at the cell of a trial that ended."""
+        if not isinstance(record, TrialFinished) or self._policy == "all":
+            return
+        log = self._recorder.log
+        started = log.trials[record.key].started
+        cell = cell_trials(log, started.method, started.forget_set)
+        wanted = set() if self._policy == "none" else {t.started.key for t in self._wanted(log, cell)}
+        for trial in cell:
+            if trial.checkpoint is not None and trial.started.key not in wanted:
+                shutil.rmtree(self._sweep_dir / trial.checkpoint, ignore_errors=True)
+                self._recorder.record(CheckpointDeleted(key=trial.started.key))
+
+    def _wanted(self, log: SweepLog, cell: Sequence[TrialLog]) -> list[TrialLog]:
+        trials = cell_front(log, cell)
+        if self._policy == "pareto" or not trials:
+            return trials
+        directions = [objective.direction for objective in log.header.objectives]
+        return [trials[knee([objectives(trial) for trial in trials], directions)]]
+
+
+def cell_trials(log: SweepLog, method: str, forget_set: str) -> list[TrialLog]:
+    """The trials of one cell, in order."""
+    return [t for t in log.searched() if (t.started.method, t.started.forget_set) == (method, forget_set)]
+
+
+def cell_front(log: SweepLog, cell: Sequence[TrialLog]) -> list[TrialLog]:
+    """The complete trials of a cell that no other dominates."""
+    complete = [t for t in cell if t.finished is not None and t.finished.state == TrialState.COMPLETE]
+    if not complete:
+        return []
+    directions = [objective.direction for objective in log.header.objectives]
+    return [complete[index] for index in front([objectives(trial) for trial in complete], directions)]
+
+
+def objectives(trial: TrialLog) -> list[float]:
+    """The objectives of a complete trial."""
+    assert trial.finished is not None and trial.finished.objectives is not None, trial.started.key
+    return list(trial.finished.objectives)

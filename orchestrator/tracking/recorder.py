@@ -1,0 +1,22 @@
+"""The one place where records enter: journal first, then everybody who looks at them."""
+
+from collections.abc import Callable, Sequence
+
+from orchestrator.tracking.journal import Journal, Record, SweepLog
+
+Listener = Callable[[Record], None]
+
+
+class Recorder:
+    """Writes records to the journal, keeps the log that the driver reads, and tells the listeners, in that order."""
+
+    def __init__(self, journal: Journal, log: SweepLog, listeners: Sequence[Listener] = ()) -> None:
+        self._journal, self.log = journal, log
+        self.listeners = list(listeners)
+
+    def record(self, record: Record) -> None:
+        """Keep one record; returns when it is on disk. Listeners may record in turn."""
+        self._journal.append(record)
+        self.log.add(record)
+        for listener in self.listeners:
+            listener(record)

@@ -1,0 +1,294 @@
+"""One Optuna study a cell, all inside one Tune searcher.
+
+Suggestion n of a cell is a function of the cell's seed and of the results of its trials up to n - lookahead, told in
+trial-number order. It depends neither on the order in which trials end, nor on how many run at once, nor on
+interruptions: a resumed search asks the same questions over the journal and gets the same suggestions.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from ray.tune.search import Searcher
+
+from orchestrator.config import Choice, FloatRange, IntRange, SearchConfig, Value
+from orchestrator.tracking.journal import Record, TrialFinished, TrialStarted, TrialState, parse_record
+from orchestrator.worker.trial import TrialJob
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def seed_of(*parts: object) -> int:
+    """A seed in [0, 2**31) that differs for different parts and is the same on every machine."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big") >> 1
+
+
+def distributions(space: Mapping[str, FloatRange | IntRange | Choice]) -> dict[str, BaseDistribution]:
+    """Optuna's words for a search space."""
+    return {key: _distribution(searched) for key, searched in space.items()}
+
+
+def _distribution(searched: FloatRange | IntRange | Choice) -> BaseDistribution:
+    match searched:
+        case FloatRange(low=low, high=high, log=log):
+            return FloatDistribution(low, high, log=log)
+        case IntRange(low=low, high=high, log=log):
+            return IntDistribution(low, high, log=log)
+        case Choice(choices=choices):
+            return CategoricalDistribution(choices)
+
+
+@dataclass
+class CellStudy:
+    """The study of one cell. Trials are numbered from 0 and must be suggested in that order."""
+
+    name: str
+    space: dict[str, BaseDistribution]
+    first: dict[str, Value]
+    directions: Sequence[Literal["maximize", "minimize"]]
+    search: SearchConfig
+    seed: int
+    lookahead: int
+    _asked: list[optuna.Trial] = field(default_factory=list)
+    _results: dict[int, TrialFinished] = field(default_factory=dict)
+    _num_told: int = 0
+
+    def __post_init__(self) -> None:
+        self._study = optuna.create_study(directions=list(self.directions), study_name=self.name)
+
+    @property
+    def num_suggested(self) -> int:
+        """Trials that were suggested so far; the number of the next one."""
+        return len(self._asked)
+
+    def suggest(self) -> dict[str, Value] | None:
+        """Settings of the next trial, or None while a result that it must know is outstanding."""
+        number = self.num_suggested
+        while self._num_told <= number - self.lookahead:
+            if self._num_told not in self._results:
+                return None
+            self._tell(self._num_told)
+            self._num_told += 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study.sampler = self._sampler(seed_of(self.seed, number))
+            if number == 0:
+                self._study.enqueue_trial(self._first_params())
+            trial = self._study.ask(self.space)
+        self._asked.append(trial)
+        return dict(trial.params)
+
+    def add_result(self, number: int, result: TrialFinished) -> None:
+        """What became of a trial; known to later suggestions in trial-number order only."""
+        self._results[number] = result
+
+    def _first_params(self) -> dict[str, Value]:
+        """The first trial's settings, where the space offers them."""
+        return {
+            key: self.first[key]
+            for key, distribution in self.space.items()
+            if not isinstance(distribution, CategoricalDistribution) or self.first[key] in distribution.choices
+        }
+
+    def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+        match self.search.sampler:
+            case "random":
+                return optuna.samplers.RandomSampler(seed=seed)
+            case "gp":
+                return optuna.samplers.GPSampler(seed=seed, n_startup_trials=self.search.startup_trials)
+            case "tpe":
+                return optuna.samplers.TPESampler(
+                    seed=seed,
+                    n_startup_trials=self.search.startup_trials,
+                    multivariate=True,
+                    group=True,
+                    constant_liar=True,
+                )
+
+    def _tell(self, number: int) -> None:
+        """Diverged trials count as COMPLETE with the worst values there are, so that the sampler keeps away."""
+        result = self._results[number]
+        if result.state == TrialState.FAILED or result.objectives is None:
+            self._study.tell(self._asked[number], state=optuna.trial.TrialState.FAIL)
+        else:
+            self._study.tell(self._asked[number], list(result.objectives))
+
+
+@dataclass
+class Cell:
+    """One method on one forget set, its study and its trials' jobs."""
+
+    name: str
+    method: str
+    forget_set: str
+    study: CellStudy
+    make_job: Callable[[int, dict[str, Value]], TrialJob]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A model that is scored as it is, once the baselines named in `after` are done."""
+
+    key: str
+    make_job: Callable[[], TrialJob]
+    after: frozenset[str] = frozenset()
+
+
+@dataclass
+class _Running:
+    """A trial that was handed to Tune."""
+
+    job: TrialJob
+    cell: Cell | None
+    number: int
+    num_reports: int = 0
+    finished: TrialFinished | None = None
+
+
+class Recorder(Protocol):
+    """Takes records in the order in which things happened."""
+
+    def record(self, record: Record) -> None:
+        """Keep one record before anybody acts on it."""
+        ...
+
+
+class CellSearch(Searcher):
+    """Baselines first, then the least served cell next, until every cell has had its trials.
+
+    `finished` holds what the journal knows of earlier trials, by key: those are not run again. Every report goes to
+    `recorder` before Optuna learns of it. A baseline that fails ends the search; `fatal` says why.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        baselines: Sequence[Baseline],
+        *,
+        trials_per_cell: int,
+        finished: Mapping[str, TrialFinished],
+        recorder: Recorder,
+        slot: Mapping[str, Any],
+    ) -> None:
+        super().__init__(metric=None, mode=None)
+        self._cells, self._trials_per_cell = list(cells), trials_per_cell
+        self._finished = finished
+        self._baselines = [baseline for baseline in baselines if baseline.key not in finished]
+        self._recorder, self._slot = recorder, dict(slot)
+        self._running: dict[str, _Running] = {}
+        self.slots: set[str] = set()
+        self.fatal: str | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its searcher, but a search is resumed from the journal."""
+        return {}
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        """The space is fixed per cell."""
+        return True
+
+    @property
+    def num_left(self) -> int:
+        """Trials and baselines that are neither finished nor running."""
+        waiting = sum(self._trials_per_cell - cell.study.num_suggested for cell in self._cells)
+        return len(self._baselines) + waiting
+
+    @property
+    def is_done(self) -> bool:
+        """Whether everything that was to run has ended."""
+        return not self._running and (self.num_left == 0 or self.fatal is not None)
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next job for Tune; None: ask again later; FINISHED: nothing is left."""
+        if self.fatal is not None:
+            return Searcher.FINISHED
+        running_baselines = {running.job.key for running in self._running.values() if running.cell is None}
+        for baseline in self._baselines:
+            if not baseline.after & (running_baselines | {waiting.key for waiting in self._baselines}):
+                self._baselines.remove(baseline)
+                return self._start(trial_id, baseline.make_job(), None, -1)
+        if self._baselines or running_baselines:
+            return None
+        self._replay()
+        for cell in sorted(self._cells, key=lambda cell: cell.study.num_suggested):
+            number = cell.study.num_suggested
+            if number >= self._trials_per_cell:
+                continue
+            params = cell.study.suggest()
+            if params is not None:
+                self._replay()
+                return self._start(trial_id, cell.make_job(number, params), cell, number)
+        return Searcher.FINISHED if self.num_left == 0 else None
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Record what a slot reported. Tune hands the last report over twice."""
+        running = self._running[trial_id]
+        self.slots.add(result["slot"])
+        if result["report"] < running.num_reports:
+            return
+        running.num_reports += 1
+        record = parse_record(result["record"])
+        self._recorder.record(record)
+        if isinstance(record, TrialFinished):
+            running.finished = record
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Record how a trial ended that could not say so itself, then let its study know."""
+        running = self._running.pop(trial_id)
+        if running.finished is None:
+            text = "the process that held its slot died" if error else "it ended without a result"
+            running.finished = TrialFinished(key=running.job.key, state=TrialState.FAILED, error=text)
+            self._recorder.record(running.finished)
+        if running.cell is None:
+            if running.finished.state != TrialState.COMPLETE:
+                self.fatal = f"{running.job.key} could not be scored: {running.finished.error}"
+        else:
+            running.cell.study.add_result(running.number, running.finished)
+            self._replay()
+
+    def save(self, checkpoint_path: str) -> None:
+        """An empty file, because Tune wants one; see __getstate__."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore; see __getstate__."""
+
+    def _replay(self) -> None:
+        """Ask again for the trials that the journal has finished, so that every study knows what it knew."""
+        for cell in self._cells:
+            while cell.study.num_suggested < self._trials_per_cell:
+                number = cell.study.num_suggested
+                known = self._finished.get(trial_key(cell.name, number))
+                if known is None or cell.study.suggest() is None:
+                    break
+                cell.study.add_result(number, known)
+
+    def _start(self, trial_id: str, job: TrialJob, cell: Cell | None, number: int) -> dict[str, Any]:
+        self._running[trial_id] = _Running(job, cell, number)
+        method = cell.method if cell else job.key.partition("/")[0]
+        self._recorder.record(
+            TrialStarted(
+                key=job.key,
+                method=method,
+                forget_set=job.config.forget_set,
+                number=number if cell else None,
+                params=job.params,
+                config=job.config.model_dump(mode="json"),
+            )
+        )
+        return {"key": job.key, "job": job.model_dump_json(), "slot": self._slot}
+
+
+def trial_key(cell: str, number: int) -> str:
+    """`METHOD/forget_set/tNNN`."""
+    return f"{cell}/t{number:03d}"

@@ -1,0 +1,65 @@
+"""What fits on a cluster: how many slots run at once, and whether a trial can run at all."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.config import ResourcesConfig
+from orchestrator.load_config import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What one machine of the cluster offers."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How many slots run at once, each with a whole trial's workers."""
+
+    num_slots: int
+    workers_per_slot: int
+    room_for_workers: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.num_slots} slot{'s' if self.num_slots > 1 else ''} x {self.workers_per_slot} workers "
+            f"(room for {self.room_for_workers} workers)"
+        )
+
+
+def plan_slots(resources: ResourcesConfig, nodes: Sequence[Node], num_trials: int) -> Plan:
+    """As many slots as fit, are allowed and are of use. ConfigError: not even one trial's workers fit."""
+    room = sum(_room(resources, node) for node in nodes)
+    if room < resources.workers_per_trial:
+        wanted = f"{resources.cpus_per_worker:g} CPU"
+        if resources.gpus_per_worker:
+            wanted += f" and {resources.gpus_per_worker:g} GPU"
+        raise ConfigError(
+            f"resources.workers_per_trial={resources.workers_per_trial}: a trial needs that many workers with {wanted} "
+            f"each, but the cluster ({_describe(nodes)}) has room for {room}; lower resources.workers_per_trial, "
+            "resources.cpus_per_worker or resources.gpus_per_worker, or add nodes"
+        )
+    fitting = room // resources.workers_per_trial
+    slots = min(fitting, num_trials, resources.max_concurrent_trials or fitting)
+    return Plan(max(1, slots), resources.workers_per_trial, room)
+
+
+def head_share(num_slots: int) -> float:
+    """The part of the head node's own resource that one trainable reserves, so that `num_slots` of them fill it."""
+    return math.floor(1e4 / num_slots) / 1e4
+
+
+def _room(resources: ResourcesConfig, node: Node) -> int:
+    by_cpu = math.floor(node.cpus / resources.cpus_per_worker + 1e-9)
+    if not resources.gpus_per_worker:
+        return by_cpu
+    return min(by_cpu, math.floor(node.gpus / resources.gpus_per_worker + 1e-9))
+
+
+def _describe(nodes: Sequence[Node]) -> str:
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    return f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}, {cpus:g} CPUs, {gpus:g} GPUs"

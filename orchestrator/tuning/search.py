@@ -1,0 +1,210 @@
+"""The search itself: Ray, one Tuner, and the jobs that it hands to the slots."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config import (
+    MethodEntry,
+    SweepConfig,
+    Value,
+    baseline_config,
+    cell_space,
+    trial_config,
+)
+from orchestrator.load_config import ConfigError
+from orchestrator.tracking.checkpoints import cell_front, cell_trials, objectives
+from orchestrator.tracking.journal import TrialState
+from orchestrator.tracking.recorder import Recorder
+from orchestrator.tuning.cell_search import Baseline, Cell, CellSearch, CellStudy, distributions, seed_of, trial_key
+from orchestrator.tuning.resources import Node, Plan, head_share
+from orchestrator.worker.trial import TrialJob
+
+_HEAD = "node:__internal_head__"
+
+
+class SearchError(RuntimeError):
+    """The search cannot go on; the message says why."""
+
+
+@contextlib.contextmanager
+def ray_session(start_timeout_seconds: float) -> Iterator[list[Node]]:
+    """A connection to the cluster in RAY_ADDRESS, to one that runs on this machine, or to a new local one.
+
+    Yields the nodes. ConfigError: another sweep holds the cluster's head.
+    """
+    environment = {
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal is the record
+        "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # and what a sweep is resumed from
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is handled by the sweep
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(start_timeout_seconds),
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    os.environ.update(environment)
+    import ray  # noqa: PLC0415  (reads its environment when imported)
+
+    ray.init(
+        runtime_env={"env_vars": environment},
+        log_to_driver=False,
+        logging_level="ERROR",
+        ignore_reinit_error=True,
+    )
+    try:
+        if ray.available_resources().get(_HEAD, 0) < 1:
+            raise ConfigError("another sweep runs on this cluster; wait for it, or connect to another with RAY_ADDRESS")
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield [Node(cpus=offered.get("CPU", 0), gpus=offered.get("GPU", 0)) for offered in alive]
+    finally:
+        ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Search:
+    """A sweep under way: its configuration, its folder, its record so far."""
+
+    sweep: SweepConfig
+    folder: Path
+    recorder: Recorder
+
+    def run(self, plan: Plan) -> None:
+        """Run every trial that the journal has not finished. SearchError: a baseline could not be scored."""
+        from ray import tune  # noqa: PLC0415  (reads the environment that ray_session sets)
+
+        from orchestrator.tuning.slot import run_on_slot, stop_slots  # noqa: PLC0415
+
+        search = self._cell_search(plan)
+        scratch = Path(tempfile.mkdtemp(prefix="lethe-tune-"))
+        tuner = tune.Tuner(
+            tune.with_resources(run_on_slot, {"CPU": 0, _HEAD: head_share(plan.num_slots)}),
+            tune_config=tune.TuneConfig(
+                search_alg=search, num_samples=-1, max_concurrent_trials=plan.num_slots, reuse_actors=True
+            ),
+            run_config=tune.RunConfig(
+                storage_path=str(scratch), name="tune", verbose=0, callbacks=[_slot_closer(search)]
+            ),
+        )
+        try:
+            tuner.fit()
+        finally:
+            stop_slots(search.slots)
+            shutil.rmtree(scratch, ignore_errors=True)
+            shutil.rmtree(self.folder / ".ray", ignore_errors=True)
+        if search.fatal:
+            raise SearchError(search.fatal)
+
+    def _cell_search(self, plan: Plan) -> CellSearch:
+        log, resources = self.recorder.log, self.sweep.resources
+        return CellSearch(
+            [self._cell(entry, name) for name in self.sweep.forget_sets for entry in self.sweep.methods],
+            self._baselines(),
+            trials_per_cell=self.sweep.search.trials_per_cell,
+            finished={key: trial.finished for key, trial in log.trials.items() if trial.finished is not None},
+            recorder=self.recorder,
+            slot={
+                "sweep": self.folder.name,
+                "num_workers": plan.workers_per_slot,
+                "cpus_per_worker": resources.cpus_per_worker,
+                "gpus_per_worker": resources.gpus_per_worker,
+                "trials_per_group": 1 if resources.isolation == "process" else None,
+                "max_attempts": resources.max_attempts,
+                "idle_seconds": resources.slot_idle_seconds,
+                "storage": str(self.folder / ".ray"),
+            },
+        )
+
+    def _cell(self, entry: MethodEntry, forget_set: str) -> Cell:
+        name = f"{entry.name}/{forget_set}"
+        header = self.recorder.log.header
+        study = CellStudy(
+            name=name,
+            space=distributions(cell_space(self.sweep, entry)),
+            first=first_values(self.sweep, entry),
+            directions=[objective.direction for objective in header.objectives],
+            search=self.sweep.search,
+            seed=seed_of(self.sweep.seed, name),
+            lookahead=header.lookahead,
+        )
+        return Cell(name, entry.name, forget_set, study, self._job_maker(entry, forget_set))
+
+    def _job_maker(self, entry: MethodEntry, forget_set: str) -> Callable[[int, dict[str, Value]], TrialJob]:
+        def make_job(number: int, params: dict[str, Value]) -> TrialJob:
+            log = self.recorder.log
+            known = cell_front(log, cell_trials(log, entry.name, forget_set))
+            policy = self.sweep.checkpoint.policy
+            return TrialJob(
+                key=trial_key(f"{entry.name}/{forget_set}", number),
+                config=trial_config(self.sweep, entry, forget_set, params),
+                params=params,
+                sweep_dir=str(self.folder),
+                objectives=log.header.objectives,
+                keep_weights=policy != "none",
+                front=() if policy == "all" else tuple(tuple(objectives(trial)) for trial in known),
+                retain_scores=self._retain_scores(forget_set),
+            )
+
+        return make_job
+
+    def _baselines(self) -> list[Baseline]:
+        """The retain models, then the model before unlearning, which is compared with them."""
+        retain_models = self.sweep.model.retain_models
+        assert isinstance(retain_models, dict), "embedded models are made before the search"
+        found = []
+        for forget_set, path in retain_models.items():
+            found.append(Baseline(f"retain_model/{forget_set}", self._baseline_maker("retain_model", forget_set, path)))
+        for forget_set in self.sweep.forget_sets:
+            after = frozenset({f"retain_model/{forget_set}"} if forget_set in retain_models else set())
+            maker = self._baseline_maker("before", forget_set, self.sweep.model.target)
+            found.append(Baseline(f"before/{forget_set}", maker, after))
+        return found
+
+    def _baseline_maker(self, kind: str, forget_set: str, path: str) -> Callable[[], TrialJob]:
+        def make_job() -> TrialJob:
+            return TrialJob(
+                key=f"{kind}/{forget_set}",
+                config=baseline_config(self.sweep, forget_set, path),
+                sweep_dir=str(self.folder),
+                objectives=self.recorder.log.header.objectives,
+                keep_weights=False,
+                retain_scores=self._retain_scores(forget_set),
+            )
+
+        return make_job
+
+    def _retain_scores(self, forget_set: str) -> str | None:
+        baseline = self.recorder.log.baseline("retain_model", forget_set)
+        if baseline is None or baseline.finished is None or baseline.finished.state != TrialState.COMPLETE:
+            return None
+        return str(self.folder / str(baseline.finished.scores_path))
+
+
+def first_values(sweep: SweepConfig, entry: MethodEntry) -> dict[str, Value]:
+    """What the first trial of a cell takes for each searched key: the paper's settings, the sweep's learning rate."""
+    sections: dict[str, Any] = {"method": entry, "train": sweep.train, "zero": sweep.zero}
+    first = {}
+    for key in sweep.search.space:
+        section, _, name = key.partition(".")
+        first[key] = getattr(sections[section], name)
+    return first
+
+
+def _slot_closer(search: CellSearch) -> Any:
+    from ray.tune import Callback  # noqa: PLC0415
+
+    from orchestrator.tuning.slot import stop_slots  # noqa: PLC0415
+
+    class SlotCloser(Callback):
+        """Ends the worker groups after the last trial, before Tune ends the processes that hold them."""
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            if search.is_done:
+                stop_slots(search.slots)
+
+    return SlotCloser()

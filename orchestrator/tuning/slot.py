@@ -1,0 +1,249 @@
+"""A slot: one long-lived Ray Train worker group that runs many trials one after another.
+
+    Tune trainable (reused actor)  --assign(job)-->  Mailbox  <--next_job(after)--  N workers of one TorchTrainer
+               ^                                       | ^
+               +------------ poll(): records ----------+ +---------- push(), fail() from rank 0
+
+Starting a group costs half a minute (every process imports torch, transformers and DeepSpeed), the next trial of a
+group a fraction of a second.
+"""
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from orchestrator.config import Config
+from orchestrator.tracking.journal import TrialFinished, TrialState
+
+_POLL_SECONDS = 1.0
+_STOP = -1
+
+
+class SlotSpec(Config):
+    """What a slot is made of."""
+
+    sweep: str
+    num_workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    trials_per_group: int | None
+    max_attempts: int
+    idle_seconds: float
+    storage: str
+
+
+class WorkersDiedError(RuntimeError):
+    """The worker group ended in the middle of a trial without saying why."""
+
+
+class Mailbox:
+    """Carries jobs to the workers and records back; an actor that waits without polling."""
+
+    def __init__(self) -> None:
+        self._sequence, self._job = 0, ""
+        self._records: list[str] = []
+        self._failure: str | None = None
+        self._stopped = self._ended = False
+        self._changed = asyncio.Condition()
+
+    async def assign(self, job: str) -> int:
+        """Offer a job to all workers; returns its sequence number."""
+        self._sequence, self._job, self._records, self._failure = self._sequence + 1, job, [], None
+        await self._notify()
+        return self._sequence
+
+    async def next_job(self, done: int) -> tuple[int, str | None]:
+        """The job after sequence number `done`; (done, None): none yet, ask again; (-1, None): end."""
+        await self._wait(lambda: self._stopped or self._sequence > done)
+        if self._stopped:
+            return _STOP, None
+        return (self._sequence, self._job) if self._sequence > done else (done, None)
+
+    async def push(self, sequence: int, record: str) -> None:
+        """A record of the job in progress; one of an earlier job is dropped."""
+        if sequence == self._sequence:
+            self._records.append(record)
+            await self._notify()
+
+    async def fail(self, sequence: int, reason: str, trace: str) -> None:
+        """A rank cannot go on; the first reason counts."""
+        if sequence == self._sequence and self._failure is None:
+            self._failure = f"{reason}\n{trace}"
+            await self._notify()
+
+    async def poll(self, num_seen: int) -> tuple[list[str], str | None]:
+        """Records after the first `num_seen`, and why the job failed, if it did."""
+        await self._wait(lambda: len(self._records) > num_seen or self._failure is not None, _POLL_SECONDS)
+        return self._records[num_seen:], self._failure
+
+    async def stop(self) -> None:
+        """Tell the workers to end after what they do."""
+        self._stopped = True
+        await self._notify()
+
+    async def ended(self) -> None:
+        """The worker group is gone."""
+        self._ended = True
+        await self._notify()
+
+    async def wait_ended(self, timeout_seconds: float) -> bool:
+        """Whether the group ended within the time."""
+        await self._wait(lambda: self._ended, timeout_seconds)
+        return self._ended
+
+    async def _wait(self, condition: Any, timeout_seconds: float = 30.0) -> None:
+        async with self._changed:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait_for(condition), timeout_seconds)
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+class Slot:
+    """A worker group and its mailbox, held by the process of a Tune trainable."""
+
+    def __init__(self, spec: SlotSpec) -> None:
+        self.spec = spec
+        self.name = f"lethe-{spec.sweep}-{os.getpid()}-{time.monotonic_ns()}"
+        actor: Any = ray.remote(Mailbox)
+        self.mailbox = actor.options(name=self.name, num_cpus=0, max_concurrency=1000).remote()
+        self.num_trials = 0
+        self._idle: threading.Timer | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._hold_group, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the group can take a job."""
+        return self._thread.is_alive()
+
+    def run(self, job: str) -> Iterator[str]:
+        """Records of a job, as JSON, the last one its TrialFinished. WorkersDiedError: the group died before that."""
+        if self._idle:
+            self._idle.cancel()
+        self.num_trials += 1
+        sequence = ray.get(self.mailbox.assign.remote(job))
+        num_seen = 0
+        while True:
+            alive = self.is_alive  # asked before the records, so that none is missed
+            records, failure = ray.get(self.mailbox.poll.remote(num_seen))
+            num_seen += len(records)
+            yield from records
+            if records and '"kind":"trial_finished"' in records[-1]:
+                self._idle = threading.Timer(self.spec.idle_seconds, self.close)
+                self._idle.daemon = True
+                self._idle.start()
+                return
+            if failure is not None:
+                self._thread.join()
+                raise TrialFailedError(failure)
+            if not alive:
+                raise WorkersDiedError(f"the workers of job {sequence} died: {_short(self._error)}")
+
+    def close(self) -> None:
+        """Let the workers end, and wait for them."""
+        with contextlib.suppress(RayActorError):  # the mailbox goes first when Tune ends a trainable
+            ray.get(self.mailbox.stop.remote())
+        self._thread.join()
+
+    def _hold_group(self) -> None:
+        from ray import train  # noqa: PLC0415  (seconds to import, in the thread that needs it)
+        from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
+
+        from orchestrator.worker.entry import serve  # noqa: PLC0415
+
+        resources = {"CPU": self.spec.cpus_per_worker}
+        if self.spec.gpus_per_worker:
+            resources["GPU"] = self.spec.gpus_per_worker
+        trainer = TorchTrainer(
+            serve,
+            train_loop_config={"mailbox": self.mailbox},
+            scaling_config=train.ScalingConfig(
+                num_workers=self.spec.num_workers,
+                use_gpu=self.spec.gpus_per_worker > 0,
+                resources_per_worker=resources,
+            ),
+            torch_config=TorchConfig(backend="nccl" if self.spec.gpus_per_worker else "gloo"),
+            run_config=train.RunConfig(name=self.name, storage_path=self.spec.storage),
+        )
+        try:
+            trainer.fit()
+        except BaseException as error:  # told to whoever runs a job next
+            self._error = error
+        with contextlib.suppress(RayActorError):
+            ray.get(self.mailbox.ended.remote())
+
+
+class TrialFailedError(RuntimeError):
+    """A rank raised; the text is the error and its traceback."""
+
+
+_current: Slot | None = None
+
+
+def run_on_slot(config: dict[str, Any]) -> None:
+    """Tune trainable: run a job on this process's slot, reporting its records as they come."""
+    from ray import tune  # noqa: PLC0415
+
+    spec = SlotSpec.model_validate(config["slot"])
+    for number, (slot, record) in enumerate(_records(spec, config["job"], config["key"])):
+        tune.report({"slot": slot, "report": number, "record": record})
+
+
+def _records(spec: SlotSpec, job: str, key: str) -> Iterator[tuple[str, str]]:
+    """Slot name and record, over as many attempts as are allowed; always ends with a TrialFinished."""
+    reason = ""
+    name = ""
+    for _ in range(spec.max_attempts):
+        slot = _acquire(spec)
+        name = slot.name
+        try:
+            for record in slot.run(job):
+                yield name, record
+            return
+        except TrialFailedError as error:
+            reason = str(error)
+            break
+        except WorkersDiedError as error:
+            reason = str(error)
+    else:
+        reason = f"{reason} (given up after {spec.max_attempts} starts, resources.max_attempts)"
+    yield name, TrialFinished(key=key, state=TrialState.FAILED, error=reason).model_dump_json()
+
+
+def _acquire(spec: SlotSpec) -> Slot:
+    """The slot of this process, or a new one where it is gone, used up or of another kind."""
+    global _current  # noqa: PLW0603  (one slot per trainable process is the point)
+    slot = _current
+    used_up = slot and spec.trials_per_group is not None and slot.num_trials >= spec.trials_per_group
+    if slot is not None and (slot.spec != spec or used_up) and slot.is_alive:
+        slot.close()
+    if slot is None or not slot.is_alive or slot.spec != spec:
+        slot = _current = Slot(spec)
+    return slot
+
+
+def _short(error: BaseException | None) -> str:
+    return "no reason given" if error is None else f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+
+
+def stop_slots(names: set[str], timeout_seconds: float = 20.0) -> None:
+    """Driver: end the worker groups before Tune ends the processes that hold them."""
+    waiting: list[Any] = []
+    for name in names:
+        with contextlib.suppress(ValueError, RayActorError):  # closed by itself
+            mailbox: Any = ray.get_actor(name)
+            ray.get(mailbox.stop.remote())
+            waiting.append(mailbox.wait_ended.remote(timeout_seconds))
+    with contextlib.suppress(RayActorError):
+        ray.get(waiting, timeout=timeout_seconds + 5)
