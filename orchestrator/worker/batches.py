@@ -119,10 +119,8 @@ class BatchBuilder:
     def counts(self, step: StepPlan) -> Counts:
         """What the terms of a step are divided by, over all ranks."""
         draws = [draw for draw in step.draws if not draw.filler]
-        tokens = {
-            part: sum(self.row(part, draw).num_counted for draw in draws) for part in ("forget", *self.method.parts)
-        }
-        return Counts(rows=len(draws), **{part: tokens[part] for part in self.method.parts})
+        tokens = {part: sum(self._num_counted(self.row(part, draw)) for draw in draws) for part in self.method.parts}
+        return Counts(rows=len(draws), **tokens)
 
     def length(self, draw: Draw) -> int:
         """Tokens of all parts of one draw: what its forward costs."""
@@ -156,11 +154,15 @@ class BatchBuilder:
             case "retain_refusal":
                 return self.task.retain[draw.retain], self.task.refusals[draw.refusal], "answer", retain_origin
 
+    def _num_counted(self, row: EncodedRow) -> int:
+        return row.num_counted if row.pad_label == IGNORE_INDEX else self.train.max_length - 1
+
     def _tokens(self, part: Part, draws: Sequence[Draw]) -> TokenBatch:
-        width = self.train.max_length if self.method.reads_padding else None
-        tokens = collate(
-            [self.row(part, draw) for draw in draws], pad_id=int(self.encoder.tokenizer.eos_token_id), width=width
-        )
+        rows = [self.row(part, draw) for draw in draws]
+        # Where padding is read or learned, a row must not depend on the longest row beside it.
+        full = self.method.reads_padding or any(row.pad_label != IGNORE_INDEX for row in rows)
+        pad_id = int(self.encoder.tokenizer.eos_token_id)
+        tokens = collate(rows, pad_id=pad_id, width=self.train.max_length if full else None)
         for index, draw in enumerate(draws):
             if draw.filler:
                 tokens.labels[index] = IGNORE_INDEX

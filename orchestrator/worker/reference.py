@@ -6,7 +6,7 @@ reads, from which the frozen head rebuilds the distributions.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -108,7 +108,8 @@ def _batches(
     part: Part, draws: Sequence[Draw], engine: DeepSpeedEngine, builder: BatchBuilder
 ) -> list[tuple[list[RowKey], UnlearnBatch]]:
     """Each row of a part once, rows of like length together; every rank gets the same number of batches."""
-    unique = {_draw_key(part, draw): draw for draw in draws if not draw.filler} or {_draw_key(part, draws[0]): draws[0]}
+    # A filler repeats a row that may be real on another rank only; it is looked up all the same.
+    unique = {_draw_key(part, draw): replace(draw, filler=False) for draw in draws}
     ordered = sorted(unique.items(), key=lambda item: (-len(builder.row(part, item[1]).ids), item[0]))
     size = 2 * builder.train.micro_batch_size
     groups = [ordered[start : start + size] for start in range(0, len(ordered), size)]
