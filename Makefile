@@ -58,7 +58,6 @@ define need-python
 			"name another with PYTHON=python3.11" >&2; exit 2; }
 endef
 
-# torch is the large one: about 1 GB to download on a CPU machine, several with CUDA.
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(MAKE) --no-print-directory .venv
 	@echo "Installing the packages of requirements.lock into .venv, once; this takes some minutes."
