@@ -1,7 +1,8 @@
 """A shipped sweep or a YAML file, plus `key=value` overrides, becomes a validated configuration."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,25 +35,35 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> SweepConfig:
     return build_config(SweepConfig, path, overrides)
 
 
-def build_config(kind: type[ConfigType], path: Path | None, overrides: Sequence[str]) -> ConfigType:
-    """A configuration of any kind from an optional YAML file and overrides. ConfigError: as load_config."""
+def build_config(
+    kind: type[ConfigType], path: Path | None, overrides: Sequence[str], *, base: Mapping[str, Any] | None = None
+) -> ConfigType:
+    """A configuration of any kind from a YAML file or `base` values, and overrides. ConfigError: as load_config."""
     for override in overrides:
         if "=" not in override or override.startswith("="):
             raise ConfigError(f"{override!r} is not an override; write key=value, such as train.learning_rate=1e-5")
+    source = str(path or "the configuration")
+    values: Any = _read(source, lambda: OmegaConf.load(path) if path else OmegaConf.create(dict(base or {})))
+    if not OmegaConf.is_dict(values):
+        raise ConfigError(f"{path} holds no mapping of keys to values; write `name: ...` and so on")
+    for override in overrides:
+        values = _read(f"override {override!r}", partial(_merged, values, override))
+    return validate(kind, _read(source, lambda: OmegaConf.to_container(values, resolve=True)))
+
+
+def _merged(values: Any, override: str) -> Any:
+    return OmegaConf.merge(values, OmegaConf.from_dotlist([override]))
+
+
+def _read(what: str, read: Callable[[], Any]) -> Any:
     try:
-        base = OmegaConf.load(path) if path else OmegaConf.create()
-        if not OmegaConf.is_dict(base):
-            raise ConfigError(f"{path} holds no mapping of keys to values; write `name: ...` and so on")
-        values = OmegaConf.to_container(OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides))), resolve=True)
-    except ConfigError:
-        raise
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
-        raise ConfigError(f"{path or 'overrides'} cannot be read: {str(error).splitlines()[0]}") from error
+        return read()
+    except (OmegaConfBaseException, OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{what} cannot be read: {str(error).splitlines()[0]}") from error
     except Exception as error:  # PyYAML's errors share no public base with OmegaConf's
         if type(error).__module__.startswith("yaml"):
-            raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+            raise ConfigError(f"{what} is not YAML: {' '.join(str(error).split())}") from error
         raise
-    return validate(kind, values)
 
 
 def validate(kind: type[ConfigType], values: Any) -> ConfigType:
@@ -60,7 +71,10 @@ def validate(kind: type[ConfigType], values: Any) -> ConfigType:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        messages = list(dict.fromkeys(_message(kind, item) for item in error.errors()))
+        places = [item["loc"] for item in error.errors()]
+        # A list whose items are faulty is also reported as too short.
+        wrong = [e for e in error.errors() if not any(e["loc"] == p[: len(e["loc"])] != p for p in places)]
+        messages = list(dict.fromkeys(_message(kind, item) for item in wrong))
         more = f" (and {len(messages) - 1} more)" if len(messages) > 1 else ""
         raise ConfigError(messages[0] + more) from error
 
@@ -71,13 +85,27 @@ def _message(kind: type[BaseModel], error: Any) -> str:
     model, keys = _walk(kind, location)
     key = ".".join(keys)
     text = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "value_error":
-        return f"{key}: {text}" if key and not text.startswith(key) else text
-    if error["type"] == "extra_forbidden":
-        return f"{key}: unknown key; {_suggestion(keys[-1], model)}"
-    if error["type"] == "missing":
-        return f"{key}: missing; set {key}=VALUE"
-    return f"{key}: {text[0].lower()}{text[1:]}, but got {error['input']!r}"
+    context, got = error.get("ctx", {}), f"but got {error['input']!r}"
+    if error["type"].startswith("union_tag"):
+        key += "." + str(context["discriminator"]).strip("'")
+    match error["type"]:
+        case "value_error":
+            return f"{key}: {text}" if key and not text.startswith(key) else text
+        case "extra_forbidden":
+            text = f"unknown key; {_suggestion(keys, model)}"
+        case "missing" | "union_tag_not_found":
+            text = f"missing; set {key}=VALUE"
+        case "union_tag_invalid":
+            text = f"input should be one of {context['expected_tags']}, but got {context['tag']!r}"
+        case "too_short":
+            text = f"input should name at least {context['min_length']}, {got}; write {key}=[VALUE]"
+        case "tuple_type":
+            text = f"input should be a list, {got}; write {key}=[VALUE]"
+        case "model_type" | "model_attributes_type":
+            text = f"input should be keys with values, {got}; write {key}.KEY=VALUE"
+        case _:
+            text = f"{text[0].lower()}{text[1:]}, {got}"
+    return f"{key}: {text}"
 
 
 def _walk(kind: type[BaseModel], location: list[str]) -> tuple[type[BaseModel] | None, list[str]]:
@@ -121,9 +149,9 @@ def _tags(model: type[BaseModel]) -> set[str]:
     }
 
 
-def _suggestion(key: str, model: type[BaseModel] | None) -> str:
+def _suggestion(keys: Sequence[str], model: type[BaseModel] | None) -> str:
     names = list(model.model_fields) if model else []
-    close = difflib.get_close_matches(key, names, n=1)
+    close = difflib.get_close_matches(keys[-1], names, n=1)
     if close:
-        return f"did you mean {close[0]}?"
+        return f"did you mean {'.'.join([*keys[:-1], close[0]])}?"
     return f"valid keys here are {', '.join(names)}" if names else "remove it"
