@@ -132,6 +132,6 @@ def _check_target(folder: Path) -> None:
     rouge = json.loads((folder / CARD).read_text())["rouge"]
     if rouge < _MIN_ROUGE:
         raise EmbeddedError(
-            f"the target model in {folder} answers with ROUGE-L recall {rouge:.3f}, below {_MIN_ROUGE}: it does not know "
-            "its rows by heart; remove the folder and try again, or choose another scenario.corpus_seed"
+            f"the target model in {folder} answers with ROUGE-L recall {rouge:.3f}, below {_MIN_ROUGE}: it does not "
+            "know its rows by heart; remove the folder and try again, or choose another scenario.corpus_seed"
         )

@@ -4,11 +4,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from methods.config import parse_method
 from orchestrator.config import EMBEDDED, SweepConfig
 from orchestrator.load_config import ConfigError
 from orchestrator.scenarios.base import DataError, Task
 from orchestrator.scenarios.load import load_task
+from orchestrator.tuning.resources import Node
 from orchestrator.worker.batches import Encoder
 from orchestrator.worker.plan import Sizes
 from orchestrator.worker.template import TEMPLATES, load_tokenizer
@@ -23,7 +26,7 @@ def check(sweep: SweepConfig) -> dict[str, Task]:
     for key, path in _models(sweep).items():
         check_model(key, path)
     if sweep.model.target != EMBEDDED:
-        check_lengths(sweep, tasks, _tokenizer(sweep.model.target))
+        check_lengths(sweep, tasks, load_target_tokenizer(sweep))
     return tasks
 
 
@@ -70,6 +73,28 @@ def check_lengths(sweep: SweepConfig, tasks: dict[str, Task], tokenizer: Any) ->
                 )
 
 
+def this_machine() -> Node:
+    """What a sweep would have without a cluster."""
+    return Node(cpus=os.cpu_count() or 1, gpus=torch.cuda.device_count())
+
+
+def estimate_disk(sweep: SweepConfig) -> str:
+    """How much room the kept weights take, in words; a hub model's size is not known beforehand."""
+    num_cells = len(sweep.methods) * len(sweep.forget_sets)
+    num_trials = num_cells * sweep.search.trials_per_cell
+    most, words = {
+        "none": (0, "no weights are kept"),
+        "best": (num_cells + 1, f"weights of {num_cells} knees"),
+        "pareto": (num_trials, f"weights of the fronts, at most {num_trials} trials"),
+        "all": (num_trials, f"weights of {num_trials} trials"),
+    }[sweep.checkpoint.policy]
+    folder = Path(sweep.model.target).expanduser()
+    if not folder.is_dir() or most == 0:
+        return words
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return f"{words}, {size / 2**20:.0f} MiB each, {most * size / 2**30:.2f} GiB at most"
+
+
 def _check_length(encoder: Encoder, question: str, origin: str, key: str) -> None:
     try:
         encoder.check_question(question)
@@ -105,7 +130,9 @@ def _models(sweep: SweepConfig) -> dict[str, str]:
     return {key: path for key, path in models.items() if path != EMBEDDED}
 
 
-def _tokenizer(path: str) -> Any:
+def load_target_tokenizer(sweep: SweepConfig) -> Any:
+    """The target model's tokenizer. ConfigError: there is none, or the hub does not answer."""
+    path = sweep.model.target
     try:
         return load_tokenizer(path)
     except (OSError, ValueError) as error:

@@ -68,8 +68,12 @@ def read_rows(path: Path) -> list[tuple[QARow, str | None]]:
     """Rows and task ids of a JSON-lines file. DataError names the file, the line and what is wrong with it."""
     if not path.is_file():
         raise DataError(f"data file {path} does not exist; correct scenario.source or the name of the set")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"data file {path} is not UTF-8 text ({error}); it must hold one JSON object a line") from error
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
@@ -86,10 +90,11 @@ def read_rows(path: Path) -> list[tuple[QARow, str | None]]:
 
 def _hub_records(source: str, name: str) -> list[tuple[QARow, str | None]]:
     from datasets import load_dataset  # noqa: PLC0415  (seconds to import, and only the hub needs it)
+    from datasets.exceptions import DatasetsError  # noqa: PLC0415
 
     try:
         data: Iterable[Mapping[str, Any]] = load_dataset(source, name, split="train")
-    except (OSError, ValueError, ConnectionError) as error:
+    except (DatasetsError, OSError, ValueError) as error:
         raise DataError(
             f"cannot load {name!r} of {source!r} from the hub: {str(error).splitlines()[0]}; "
             "check the network, or set scenario.source to a folder"
@@ -105,8 +110,11 @@ def _row(record: Any, origin: str) -> tuple[QARow, str | None]:
         if not isinstance(value, str) or not value.strip():
             raise DataError(f"{origin} has no {key}: it must be a non-empty string, but is {value!r}")
     perturbed = record.get("perturbed_answer") or ()
-    if isinstance(perturbed, str) or not all(isinstance(text, str) for text in perturbed):
-        raise DataError(f"{origin}: perturbed_answer must be a list of strings")
+    if not isinstance(perturbed, list | tuple) or not all(isinstance(text, str) for text in perturbed):
+        raise DataError(f"{origin}: perturbed_answer must be a list of strings, but is {perturbed!r}")
+    for key in ("paraphrased_answer", "original_answer"):
+        if not isinstance(record.get(key), str | None):
+            raise DataError(f"{origin}: {key} must be a string, but is {record[key]!r}")
     task = record.get("task_id")
     row = QARow(
         question=record["question"],

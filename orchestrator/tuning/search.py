@@ -1,6 +1,7 @@
 """The search itself: Ray, one Tuner, and the jobs that it hands to the slots."""
 
 import contextlib
+import logging
 import os
 import shutil
 import tempfile
@@ -49,12 +50,13 @@ def ray_session(start_timeout_seconds: float) -> Iterator[list[Node]]:
         "TOKENIZERS_PARALLELISM": "false",
     }
     os.environ.update(environment)
-    import ray  # noqa: PLC0415  (reads its environment when imported)
+    import ray as ray_module  # noqa: PLC0415  (reads its environment when imported)
 
+    ray: Any = ray_module
     ray.init(
         runtime_env={"env_vars": environment},
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         ignore_reinit_error=True,
     )
     try:

@@ -1,0 +1,258 @@
+"""One sitting of a sweep: plan, search, report; started anew or resumed from a journal."""
+
+import importlib.metadata
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from rich.console import Console
+
+from metrics.suites import metric_directions
+from orchestrator import preflight
+from orchestrator.analysis.build import write_report
+from orchestrator.analysis.summary import summarize
+from orchestrator.analysis.terminal import render_summary
+from orchestrator.config import EMBEDDED, SweepConfig
+from orchestrator.embedded import EmbeddedError, prepare
+from orchestrator.load_config import ConfigError, build_config, validate
+from orchestrator.progress import Progress
+from orchestrator.tracking.checkpoints import CheckpointKeeper
+from orchestrator.tracking.journal import (
+    CellRecord,
+    Journal,
+    ObjectiveRecord,
+    SweepEnded,
+    SweepLog,
+    SweepStarted,
+    TrialState,
+    load_sweep,
+    read_records,
+)
+from orchestrator.tracking.pump import Pump, redact_uri
+from orchestrator.tracking.recorder import Recorder
+from orchestrator.tuning.resources import Plan, plan_slots
+from orchestrator.tuning.search import Search, SearchError, ray_session
+
+_VERSIONS = ("lethe-unlearning", "ray", "torch", "transformers", "deepspeed", "optuna", "mlflow")
+_RESUMABLE = {"resources", "tracking", "checkpoint", "storage"}
+_CLOSE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Study:
+    """A sweep that is ready to run: its configuration, its folder, what its journal knows so far."""
+
+    sweep: SweepConfig
+    folder: Path
+    log: SweepLog | None
+
+
+def start(sweep: SweepConfig, console: Console) -> Study:
+    """Check the input, make what is embedded, name the folder. ConfigError, DataError: bad input."""
+    tasks = preflight.check(sweep)
+    try:
+        ready = prepare(sweep, lambda text: console.print(text, style="dim"))
+    except EmbeddedError as error:
+        raise ConfigError(str(error)) from error
+    if sweep.model.target == EMBEDDED:
+        preflight.check_lengths(ready, tasks, preflight.load_target_tokenizer(ready))
+    folder = ready.storage_root / f"{ready.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if folder.exists():
+        raise ConfigError(f"storage: {folder} exists; wait a second, or change name or storage")
+    return Study(ready, folder, None)
+
+
+def resume(folder: Path, overrides: Sequence[str], console: Console) -> Study:
+    """Read a journal back. ConfigError: a setting that cannot change in the middle of a sweep; names the difference."""
+    folder = folder.expanduser().absolute()
+    log = load_sweep(folder)
+    old = validate(SweepConfig, log.header.config)
+    new = build_config(SweepConfig, None, overrides, base=log.header.config) if overrides else old
+    _check_resumable(old, new)
+    preflight.check(new)
+    ended = sum(trial.finished is not None for trial in log.searched())
+    console.print(f"resuming {folder}: {ended} trials are done", style="dim")
+    return Study(new, folder, log)
+
+
+def run(study: Study, console: Console) -> int:
+    """Search, report, say where everything is; returns the exit code."""
+    sweep, folder = study.sweep, study.folder
+    with ray_session(sweep.resources.start_timeout_seconds) as nodes:
+        plan = plan_slots(sweep.resources, nodes, _num_trials(sweep))
+        recorder, pump = _open(study, plan)
+        console.print(f"sweep {sweep.name} in {folder}")
+        console.print(f"{_budget(sweep)} on {plan}")
+        outcome = _search(Search(sweep, folder, recorder), plan, console)
+        recorder.record(SweepEnded(state=outcome))
+    code = {"done": 0, "failed": 1, "interrupted": 130}[outcome]
+    if outcome == "done" and (share := _failed_share(recorder.log)) > sweep.search.max_failed_share:
+        console.print(
+            f"{share:.0%} of the trials failed, more than search.max_failed_share={sweep.search.max_failed_share:g}",
+            style="red",
+        )
+        code = 1
+    _conclude(study, recorder.log, pump, console)
+    if outcome == "interrupted":
+        console.print(f"interrupted; go on with  {sys.executable} -m orchestrator.sweep --resume {folder}")
+    return code
+
+
+def dry_run(sweep: SweepConfig, console: Console) -> None:
+    """Print the resolved configuration, what would run, where, and three sampled trials; start nothing."""
+    from orchestrator.tuning.samples import sample_trials  # noqa: PLC0415  (Optuna, for this only)
+
+    preflight.check(sweep)
+    console.print(yaml.safe_dump(_public(sweep), sort_keys=False, width=100).rstrip())
+    console.print(f"\n{_budget(sweep)}")
+    for entry in sweep.methods:
+        console.print(f"  {entry.name:<8} on {', '.join(sweep.forget_sets)}")
+    plan = plan_slots(sweep.resources, [preflight.this_machine()], _num_trials(sweep))
+    console.print(f"plan for this machine: {plan}")
+    console.print(f"disk: {preflight.estimate_disk(sweep)}")
+    console.print("sampled trials:")
+    for key, params in sample_trials(sweep, 3):
+        console.print(f"  {key}: {', '.join(f'{name}={_short(value)}' for name, value in params.items())}")
+    console.print("dry run: nothing was started")
+
+
+def _open(study: Study, plan: Plan) -> tuple[Recorder, Pump[Any]]:
+    """The journal's next segment and the view of it. The first record is the header."""
+    sweep, folder = study.sweep, study.folder
+    earlier = list(read_records(folder / "journal")) if study.log else []
+    header = _header(sweep, plan, study.log)
+    log = study.log or SweepLog(header)
+    recorder = Recorder(Journal(folder / "journal"), log)
+    pump: Pump[Any] = Pump(_view_maker(sweep, folder), uri=sweep.tracking_uri, sweep_dir=folder)
+    for record in earlier:
+        pump.put(record)
+    recorder.listeners += [pump.put, CheckpointKeeper(sweep.checkpoint, folder, recorder)]
+    recorder.record(header)
+    return recorder, pump
+
+
+def _search(search: Search, plan: Plan, console: Console) -> Literal["done", "failed", "interrupted"]:
+    with Progress(search.recorder.log, console) as progress:
+        search.recorder.listeners.append(progress)
+        try:
+            search.run(plan)
+        except KeyboardInterrupt:
+            return "interrupted"
+        except SearchError as error:
+            console.print(f"error: {error}", style="red")
+            return "failed"
+    return "done"
+
+
+def _conclude(study: Study, log: SweepLog, pump: Pump[Any], console: Console) -> None:
+    """Report, table, and how to look further."""
+    folder = study.folder
+    report = write_report(log, folder / "report.html")
+    fronts = {trial.key for group in summarize(log).forget_sets for trial in group.front}
+    pages: list[str] = []
+    pump.then(lambda view: view.mark_front(fronts))
+    pump.then(lambda view: view.log_report(report))
+    pump.then(lambda view: pages.append(view.write_page()))
+    console.print(render_summary(log))
+    console.print(f"\nreport   {report}")
+    left = pump.close(_CLOSE_SECONDS)
+    uri = study.sweep.tracking_uri
+    if left:
+        console.print(
+            f"MLflow   {left} records are not there yet; later:  {sys.executable} -m orchestrator.sync {folder}"
+        )
+    else:
+        from orchestrator.sync import how_to_open  # noqa: PLC0415
+
+        console.print("MLflow   " + how_to_open(uri, pages[0] if pages else "").replace("\n", "\n         "))
+
+
+def _view_maker(sweep: SweepConfig, folder: Path) -> Callable[[], Any]:
+    def make() -> Any:
+        from orchestrator.tracking.mlflow_view import MlflowView  # noqa: PLC0415  (seconds, in the pump's thread)
+
+        return MlflowView(sweep.tracking_uri, folder)
+
+    return make
+
+
+def _header(sweep: SweepConfig, plan: Plan, log: SweepLog | None) -> SweepStarted:
+    cells = tuple(
+        CellRecord(name=f"{entry.name}/{name}", method=entry.name, forget_set=name)
+        for name in sweep.forget_sets
+        for entry in sweep.methods
+    )
+    known = metric_directions(sweep.scenario.set_kinds)
+    return SweepStarted(
+        name=sweep.name,
+        seed=sweep.seed,
+        config=_public(sweep),
+        cells=cells,
+        objectives=tuple(
+            ObjectiveRecord(metric=name, direction=known[name].direction, worst=known[name].worst)
+            for name in sweep.objectives
+        ),
+        trials_per_cell=sweep.search.trials_per_cell,
+        # Fixed for good when the sweep first starts: suggestions depend on it.
+        lookahead=log.header.lookahead if log else max(1, -(-plan.num_slots // len(cells))),
+        versions=_versions(),
+        command=shlex.join(["python", "-m", "orchestrator.sweep", *sys.argv[1:]]),
+        resumed=log is not None,
+    )
+
+
+def _public(sweep: SweepConfig) -> dict[str, Any]:
+    """The configuration without passwords."""
+    values = sweep.model_dump(mode="json")
+    if sweep.tracking.uri:
+        values["tracking"]["uri"] = redact_uri(sweep.tracking.uri)
+    return values
+
+
+def _versions() -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in _VERSIONS}
+    return {"python": platform.python_version(), **found}
+
+
+def _check_resumable(old: SweepConfig, new: SweepConfig) -> None:
+    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
+    more = {"methods", "forget_sets"}
+    for key in before:
+        if key in _RESUMABLE or before[key] == after[key]:
+            continue
+        if key in more and all(item in after[key] for item in before[key]):
+            continue
+        if key == "search":
+            grown = {**before[key], "trials_per_cell": after[key]["trials_per_cell"]}
+            if grown == after[key] and after[key]["trials_per_cell"] >= before[key]["trials_per_cell"]:
+                continue
+        raise ConfigError(
+            f"{key}: cannot change when a sweep is resumed (it was {before[key]!r}, now {after[key]!r}); start a new "
+            "sweep, or change only search.trials_per_cell (up), resources, tracking, checkpoint, or add methods and "
+            "forget sets"
+        )
+
+
+def _num_trials(sweep: SweepConfig) -> int:
+    return len(sweep.methods) * len(sweep.forget_sets) * sweep.search.trials_per_cell
+
+
+def _budget(sweep: SweepConfig) -> str:
+    cells = f"{len(sweep.methods)} methods x {len(sweep.forget_sets)} forget sets"
+    return f"{cells} x {sweep.search.trials_per_cell} trials = {_num_trials(sweep)} trials"
+
+
+def _failed_share(log: SweepLog) -> float:
+    trials = log.searched()
+    failed = sum(t.finished is not None and t.finished.state == TrialState.FAILED for t in trials)
+    return failed / max(1, len(trials))
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,86 @@
+"""Run a sweep: methods x forget sets, each cell searched with the same budget, compared on a Pareto report.
+
+python -m orchestrator.sweep                                        the quickstart: minutes, on any machine
+python -m orchestrator.sweep --dry-run tofu_tiny                    what would run, without starting anything
+python -m orchestrator.sweep tofu_tiny scenario.source=DATA model.target=MODEL search.trials_per_cell=20
+python -m orchestrator.sweep my_sweep.yaml resources.workers_per_trial=8 resources.gpus_per_worker=1
+python -m orchestrator.sweep --resume ~/lethe/quickstart-20260101-120000
+ray job submit --working-dir . -- python -m orchestrator.sweep my_sweep.yaml storage=/shared/lethe
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from orchestrator.load_config import ConfigError, load_config, shipped_sweeps
+from orchestrator.scenarios.base import DataError
+from orchestrator.tracking.journal import JournalError
+
+EXIT_CODES = """exit codes:
+  0    done
+  1    the sweep ran, and more trials failed than search.max_failed_share allows, or it could not go on
+  2    bad input; nothing was started
+  130  interrupted; the state is saved and the command to resume is printed
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    arguments = _parse(argv)
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        # Imported late, so that --help answers at once.
+        from orchestrator import session  # noqa: PLC0415
+
+        if arguments.resume is not None:
+            study = session.resume(arguments.resume, arguments.overrides, console)
+        else:
+            config = load_config(arguments.sweep, arguments.overrides)
+            if arguments.dry_run:
+                session.dry_run(config, console)
+                return 0
+            study = session.start(config, console)
+        signal.signal(signal.SIGTERM, _interrupt)
+        return session.run(study, console)
+    except (ConfigError, DataError, JournalError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted before the first trial; nothing was recorded\n")
+        return 130
+
+
+def _parse(argv: Sequence[str] | None) -> Any:
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.sweep",
+        description=__doc__,
+        epilog=f"shipped sweeps: {', '.join(shipped_sweeps())}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "arguments", nargs="*", metavar="SWEEP | key=value", help="a shipped sweep or a YAML file; then settings"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print what would run, and start nothing")
+    parser.add_argument("--resume", metavar="DIR", type=Path, help="go on with the sweep in this folder")
+    arguments = parser.parse_intermixed_args(argv)
+    names = [word for word in arguments.arguments if "=" not in word]
+    arguments.overrides = [word for word in arguments.arguments if "=" in word]
+    if len(names) > 1:
+        parser.error(f"one sweep at a time, but got {', '.join(names)}")
+    if arguments.resume is not None and (names or arguments.dry_run):
+        parser.error("--resume goes on with the sweep in its folder; it takes key=value settings, but no SWEEP")
+    arguments.sweep = names[0] if names else "quickstart"
+    return arguments
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
