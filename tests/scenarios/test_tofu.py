@@ -1,0 +1,229 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config import EvaluationConfig, TofuScenario
+from orchestrator.scenarios.base import DataError, QARow, SetKind
+from orchestrator.scenarios.load import load_task, load_training_rows, read_refusals
+from orchestrator.scenarios.tofu import load_tofu, read_rows
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+SETS = ("forget01", "forget01_perturbed", "retain99", "retain_perturbed", "real_authors_perturbed")
+SETS += ("world_facts_perturbed",)
+
+
+def row(name, number, **changed):
+    record = {"question": f"{name} {number}?", "answer": f"Answer {number}.", "task_id": str(1 + number // 2)}
+    if name.endswith("perturbed"):
+        record |= {"paraphrased_answer": f"It is {number}.", "perturbed_answer": ["No.", "Never."]}
+    return record | changed
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four rows a file; rows 0 and 1 are of task 1, rows 2 and 3 of task 2."""
+    for name in SETS:
+        write(tmp_path / f"{name}.json", [row(name, number) for number in range(4)])
+    return tmp_path
+
+
+def write(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def tofu(folder, **changed):
+    return TofuScenario(name="tofu", source=str(folder), **changed)
+
+
+def load(folder, max_rows=None, **changed):
+    return load_tofu(tofu(folder, **changed), "forget01", ("No idea.",), max_rows)
+
+
+def questions(rows):
+    return [one.question for one in rows]
+
+
+def test_files_become_a_task(folder):
+    task = load(folder)
+    assert (task.forget_set, task.refusals) == ("forget01", ("No idea.",))
+    assert questions(task.forget) == [f"forget01 {n}?" for n in range(4)]
+    assert questions(task.retain) == [f"retain99 {n}?" for n in range(4)]
+    assert task.forget[0] == QARow("forget01 0?", "Answer 0.")
+    assert {s.name: (s.kind, questions(s.rows)[0]) for s in task.evaluation} == {
+        "forget": (SetKind.FORGET, "forget01_perturbed 0?"),
+        "retain": (SetKind.RETAIN, "retain_perturbed 0?"),
+        "authors": (SetKind.FACTS, "real_authors_perturbed 0?"),
+        "facts": (SetKind.FACTS, "world_facts_perturbed 0?"),
+    }
+    assert task.evaluation[0].rows[1] == QARow("forget01_perturbed 1?", "Answer 1.", "It is 1.", ("No.", "Never."))
+    assert {s.name: s.kind.value for s in task.evaluation} == tofu(folder).set_kinds
+
+
+@pytest.mark.parametrize(("max_rows", "asked"), [(None, 4), (3, 3), (9, 4)])
+def test_evaluation_sets_are_cut_but_training_rows_are_not(max_rows, asked, folder):
+    task = load(folder, max_rows)
+    assert [len(s.rows) for s in task.evaluation] == [asked] * 4
+    assert (len(task.forget), len(task.retain)) == (4, 4)
+
+
+def test_one_task_is_forgotten_and_the_other_tasks_rows_are_retained(folder):
+    task = load(folder, task_id="2")
+    assert questions(task.forget) == ["forget01 2?", "forget01 3?"]
+    assert questions(task.retain) == [f"retain99 {n}?" for n in range(4)] + ["forget01 0?", "forget01 1?"]
+    assert questions(task.evaluation[0].rows) == ["forget01_perturbed 2?", "forget01_perturbed 3?"]
+    assert len(task.evaluation[1].rows) == 4
+
+
+def test_a_numeric_task_id_is_the_same_task(folder):
+    write(folder / "forget01.json", [row("forget01", n, task_id=1 + n // 2) for n in range(4)])
+    assert questions(load(folder, task_id="2").forget) == ["forget01 2?", "forget01 3?"]
+
+
+def test_a_target_model_is_taught_all_rows_and_a_retain_model_what_is_kept(folder):
+    config = tofu(folder, retain_sets={"forget01": "retain99"})
+    everything, kept = load_training_rows(config, None), load_training_rows(config, "forget01")
+    assert len(everything) == 8 and set(kept) < set(everything)
+    assert questions(kept) == [f"retain99 {n}?" for n in range(4)]
+
+
+def error_of(folder, **changed):
+    with pytest.raises(DataError) as error:
+        load(folder, **changed)
+    return str(error.value)
+
+
+def test_a_missing_file_is_named(folder):
+    path = folder / "retain99.json"
+    path.unlink()
+    assert error_of(folder) == f"data file {path} does not exist; correct scenario.source or the name of the set"
+
+
+BAD_FILES = [
+    (b"", "data file {path} is empty; it must hold one JSON object a line"),
+    (b"\n  \n", "data file {path} is empty; it must hold one JSON object a line"),
+    (b"\xff\xfe{}", "data file {path} is not UTF-8 text ("),
+    (b'{"question": "Q?", "answer": "A."}\n{"question"\n', "{path}:2 is not JSON (Expecting ':' delimiter); the file"),
+    (b'[{"question": "Q?", "answer": "A."}]', "{path}:1 is no JSON object; each line must hold one with question and"),
+    (b'\n{"answer": "A."}', "{path}:2 has no question: it must be a non-empty string, but is None"),
+    (b'{"question": "Q?"}', "{path}:1 has no answer: it must be a non-empty string, but is None"),
+    (b'{"question": "Q?", "answer": " "}', "{path}:1 has no answer: it must be a non-empty string, but is ' '"),
+    (b'{"question": 3, "answer": "A."}', "{path}:1 has no question: it must be a non-empty string, but is 3"),
+    (
+        b'{"question": "Q?", "answer": "A.", "perturbed_answer": "No."}',
+        "{path}:1: perturbed_answer must be a list of strings, but is 'No.'",
+    ),
+    (
+        b'{"question": "Q?", "answer": "A.", "perturbed_answer": 3}',
+        "{path}:1: perturbed_answer must be a list of strings, but is 3",
+    ),
+    (
+        b'{"question": "Q?", "answer": "A.", "perturbed_answer": [1]}',
+        "{path}:1: perturbed_answer must be a list of strings, but is [1]",
+    ),
+    (
+        b'{"question": "Q?", "answer": "A.", "paraphrased_answer": ["A"]}',
+        "{path}:1: paraphrased_answer must be a string, but is ['A']",
+    ),
+]
+
+
+@pytest.mark.parametrize(("content", "start"), BAD_FILES)
+def test_a_file_or_row_that_cannot_be_used_is_named(content, start, folder):
+    path = folder / "forget01.json"
+    path.write_bytes(content)
+    assert error_of(folder).startswith(start.replace("{path}", str(path)))
+
+
+def test_lines_end_at_newlines_only(tmp_path):
+    # U+2028 inside a JSON string is no end of line, though str.splitlines takes it for one.
+    path = tmp_path / "rows.json"
+    path.write_text('{"question": "Q\u2028?", "answer": "A."}\n', encoding="utf-8")
+    assert [(one.question, task) for one, task in read_rows(path)] == [("Q\u2028?", None)]
+
+
+def test_a_question_without_wrong_answers_cannot_be_asked(folder):
+    write(folder / "retain_perturbed.json", [row("retain_perturbed", 0, perturbed_answer=[])])
+    assert error_of(folder) == f"{folder}: a row of the retain set has no perturbed_answer"
+
+
+def test_a_forget_set_without_a_retain_set_is_an_error(folder):
+    assert error_of(folder, retain_sets={"forget05": "retain95"}) == (
+        "scenario.retain_sets has no retain set for forget set 'forget01'; add "
+        "scenario.retain_sets.forget01=NAME (known: forget05)"
+    )
+
+
+def test_a_task_without_rows_is_an_error(folder):
+    expected = "scenario.task_id: forget01 has no rows of task '7'; correct the id"
+    assert error_of(folder, task_id="7") == expected
+
+
+@pytest.mark.parametrize("source", ["/no/such/folder", "./nothing", "~/nothing-at-all", "tofu", "a/b/c"])
+def test_a_source_that_is_neither_folder_nor_hub_name_is_an_error(source):
+    assert error_of(source) == (f"scenario.source: {source!r} is neither a folder nor a hub data set; correct the path")
+
+
+def test_a_hub_that_cannot_be_reached_is_an_error(tmp_path):
+    code = (
+        "from test_tofu import load, DataError\n"
+        "try: load('no-such-owner/no-such-data')\n"
+        "except DataError as error: print(error)\n"
+    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.startswith("cannot load 'forget01' of 'no-such-owner/no-such-data' from the hub: ")
+    assert done.stdout.endswith("; check the network, or set scenario.source to a folder\n")
+
+
+def test_refusals_are_the_projects_own_or_those_of_a_file(folder):
+    evaluation = EvaluationConfig(max_rows_per_set=2)
+    own = load_task(tofu(folder), evaluation, "forget01")
+    assert len(own.refusals) > 50 and [len(s.rows) for s in own.evaluation] == [2] * 4
+    path = folder / "refusals.txt"
+    path.write_text("  I do not know. \n\nNo idea.\n")
+    task = load_task(tofu(folder, refusals=str(path)), evaluation, "forget01")
+    assert task.refusals == ("I do not know.", "No idea.")
+
+
+def test_a_refusal_file_that_cannot_be_used_is_named(tmp_path):
+    path = tmp_path / "refusals.txt"
+    with pytest.raises(DataError, match=f"^scenario.refusals: {path} does not exist; name a file with one refusal a"):
+        read_refusals(path)
+    path.write_text("\n \n")
+    with pytest.raises(DataError, match=f"^scenario.refusals: {path} holds no refusals, which IDK, DPO and AP need"):
+        read_refusals(path)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no TOFU rows at {SHARED}")
+def test_the_small_tofu_folder():
+    config = tofu(SHARED / "data" / "tofu_small", retain_sets={"forget01": "retain90"})
+    task = load_tofu(config, "forget01", ("No idea.",), 300)
+    assert (len(task.forget), len(task.retain)) == (40, 360)
+    assert {s.name: len(s.rows) for s in task.evaluation} == {"forget": 40, "retain": 300, "authors": 40, "facts": 40}
+    assert {s.name: {len(one.perturbed_answers) for one in s.rows} for s in task.evaluation} == {
+        "forget": {5},
+        "retain": {5},
+        "authors": {3},
+        "facts": {3},
+    }
+    assert questions(task.forget) == questions(task.evaluation[0].rows)
+    assert all(one.original_answer for one in task.evaluation[2].rows)
+    assert task.forget[0].answer.endswith("Basil Mahfouz Al-Kuwaiti.")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no TOFU rows at {SHARED}")
+def test_tasks_of_the_whole_tofu_folder():
+    config = tofu(SHARED / "data" / "tofu", retain_sets={"forget10": "retain90"}, task_id="1")
+    task = load_tofu(config, "forget10", ("No idea.",), 300)
+    assert (len(task.forget), len(task.retain)) == (400, 3600 + 8 * 400)
+    assert {s.name: len(s.rows) for s in task.evaluation} == {
+        "forget": 300,
+        "retain": 300,
+        "authors": 100,
+        "facts": 117,
+    }
