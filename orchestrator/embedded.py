@@ -45,16 +45,18 @@ def prepare(sweep: SweepConfig, say: Callable[[str], None]) -> SweepConfig:
 
     EmbeddedError: a model could not be made, or does not know its rows by heart.
     """
-    scenario = sweep.scenario
-    if not isinstance(scenario, AuthorsScenario) or EMBEDDED not in _names(sweep):
+    if EMBEDDED not in (sweep.model.target, sweep.model.retain_models, sweep.evaluation.entailment):
         return sweep
+    # The judge is made from the authors' corpus whatever is forgotten; models are made for that scenario alone.
+    scenario = sweep.scenario if isinstance(sweep.scenario, AuthorsScenario) else AuthorsScenario()
     cache = sweep.storage_root / "cache"
     target = _model(cache, scenario, None)
-    retain_models = {name: _model(cache, scenario, name) for name in sweep.forget_sets}
+    embedded_retain = sweep.forget_sets if sweep.model.retain_models == EMBEDDED else ()
+    retain_models = {name: _model(cache, scenario, name) for name in embedded_retain}
     judge = _judge(cache, scenario)
     wanted = [judge] if sweep.evaluation.entailment == EMBEDDED else []
     wanted += [target] if sweep.model.target == EMBEDDED else []
-    wanted += list(retain_models.values()) if sweep.model.retain_models == EMBEDDED else []
+    wanted += list(retain_models.values())
     _make([recipe for recipe in wanted if not recipe.is_made], say)
     if target in wanted:
         _check_target(target.folder)
@@ -67,10 +69,6 @@ def prepare(sweep: SweepConfig, say: Callable[[str], None]) -> SweepConfig:
     if sweep.evaluation.entailment == EMBEDDED:
         evaluation = evaluation.model_copy(update={"entailment": str(judge.folder)})
     return sweep.model_copy(update={"model": model, "evaluation": evaluation})
-
-
-def _names(sweep: SweepConfig) -> tuple[object, ...]:
-    return sweep.model.target, sweep.model.retain_models, sweep.evaluation.entailment
 
 
 def _model(cache: Path, scenario: AuthorsScenario, without: str | None) -> _Recipe:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from metrics.suites import metric_directions
@@ -75,6 +75,8 @@ def resume(folder: Path, overrides: Sequence[str], console: Console) -> Study:
     old = validate(SweepConfig, log.header.config)
     new = build_config(SweepConfig, None, overrides, base=log.header.config) if overrides else old
     _check_resumable(old, new)
+    if "***" in (new.tracking.uri or ""):
+        raise ConfigError("tracking.uri: the journal keeps it without its password; set tracking.uri=URI again")
     preflight.check(new)
     ended = sum(trial.finished is not None for trial in log.searched())
     console.print(f"resuming {folder}: {ended} trials are done", style="dim")
@@ -109,7 +111,7 @@ def dry_run(sweep: SweepConfig, console: Console) -> None:
     from orchestrator.tuning.samples import sample_trials  # noqa: PLC0415  (Optuna, for this only)
 
     preflight.check(sweep)
-    console.print(yaml.safe_dump(_public(sweep), sort_keys=False, width=100).rstrip())
+    console.print(OmegaConf.to_yaml(_public(sweep)).rstrip())
     console.print(f"\n{_budget(sweep)}")
     for entry in sweep.methods:
         console.print(f"  {entry.name:<8} on {', '.join(sweep.forget_sets)}")

@@ -42,6 +42,7 @@ def ray_session(start_timeout_seconds: float) -> Iterator[list[Node]]:
     environment = {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal is the record
         "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # and what a sweep is resumed from
+        "RAY_AIR_NEW_OUTPUT": "0",  # the sweep has a view of its own
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is handled by the sweep
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
