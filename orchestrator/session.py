@@ -88,10 +88,12 @@ def run(study: Study, console: Console) -> int:
     sweep, folder = study.sweep, study.folder
     with ray_session(sweep.resources.start_timeout_seconds) as nodes:
         plan = plan_slots(sweep.resources, nodes, _num_trials(sweep))
-        recorder, pump = _open(study, plan)
+        recorder, pump, keeper = _open(study, plan)
         console.print(f"sweep {sweep.name} in {folder}")
         console.print(f"{_budget(sweep)} on {plan}")
         outcome = _search(Search(sweep, folder, recorder), plan, console)
+        if outcome == "done":
+            keeper.conclude()
         recorder.record(SweepEnded(state=outcome))
     code = {"done": 0, "failed": 1, "interrupted": 130}[outcome]
     if outcome == "done" and (share := _failed_share(recorder.log)) > sweep.search.max_failed_share:
@@ -124,7 +126,7 @@ def dry_run(sweep: SweepConfig, console: Console) -> None:
     console.print("dry run: nothing was started")
 
 
-def _open(study: Study, plan: Plan) -> tuple[Recorder, Pump[Any]]:
+def _open(study: Study, plan: Plan) -> tuple[Recorder, Pump[Any], CheckpointKeeper]:
     """The journal's next segment and the view of it. The first record is the header."""
     sweep, folder = study.sweep, study.folder
     earlier = list(read_records(folder / "journal")) if study.log else []
@@ -134,9 +136,10 @@ def _open(study: Study, plan: Plan) -> tuple[Recorder, Pump[Any]]:
     pump: Pump[Any] = Pump(_view_maker(sweep, folder), uri=sweep.tracking_uri, sweep_dir=folder)
     for record in earlier:
         pump.put(record)
-    recorder.listeners += [pump.put, CheckpointKeeper(sweep.checkpoint, folder, recorder)]
+    keeper = CheckpointKeeper(sweep.checkpoint, folder, recorder)
+    recorder.listeners += [pump.put, keeper]
     recorder.record(header)
-    return recorder, pump
+    return recorder, pump, keeper
 
 
 def _search(search: Search, plan: Plan, console: Console) -> Literal["done", "failed", "interrupted"]:

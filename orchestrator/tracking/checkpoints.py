@@ -13,7 +13,8 @@ from orchestrator.tracking.recorder import Recorder
 class CheckpointKeeper:
     """A listener that deletes the weights that the policy no longer wants.
 
-    `pareto` keeps the front of each cell, `best` its knee, `all` everything, `none` nothing.
+    `pareto` keeps the front of each cell, `all` everything, `none` nothing. `best` keeps the front while the sweep runs,
+    because a knee that was overtaken can become the knee again, and only the knees after `conclude`.
     """
 
     def __init__(self, policy: CheckpointConfig, sweep_dir: Path, recorder: Recorder) -> None:
@@ -21,23 +22,29 @@ class CheckpointKeeper:
 
     def __call__(self, record: Record) -> None:
         """Look at the cell of a trial that ended."""
-        if not isinstance(record, TrialFinished) or self._policy == "all":
+        if isinstance(record, TrialFinished) and self._policy != "all":
+            log = self._recorder.log
+            started = log.trials[record.key].started
+            cell = cell_trials(log, started.method, started.forget_set)
+            self._keep(cell, [] if self._policy == "none" else cell_front(log, cell))
+
+    def conclude(self) -> None:
+        """The sweep is done: under `best` keep one knee a cell."""
+        if self._policy != "best":
             return
         log = self._recorder.log
-        started = log.trials[record.key].started
-        cell = cell_trials(log, started.method, started.forget_set)
-        wanted = set() if self._policy == "none" else {t.started.key for t in self._wanted(log, cell)}
+        directions = [objective.direction for objective in log.header.objectives]
+        for record in log.header.cells:
+            cell = cell_trials(log, record.method, record.forget_set)
+            if trials := cell_front(log, cell):
+                self._keep(cell, [trials[knee([objectives(trial) for trial in trials], directions)]])
+
+    def _keep(self, cell: Sequence[TrialLog], wanted: Sequence[TrialLog]) -> None:
+        keys = {trial.started.key for trial in wanted}
         for trial in cell:
-            if trial.checkpoint is not None and trial.started.key not in wanted:
+            if trial.checkpoint is not None and trial.started.key not in keys:
                 shutil.rmtree(self._sweep_dir / trial.checkpoint, ignore_errors=True)
                 self._recorder.record(CheckpointDeleted(key=trial.started.key))
-
-    def _wanted(self, log: SweepLog, cell: Sequence[TrialLog]) -> list[TrialLog]:
-        trials = cell_front(log, cell)
-        if self._policy == "pareto" or not trials:
-            return trials
-        directions = [objective.direction for objective in log.header.objectives]
-        return [trials[knee([objectives(trial) for trial in trials], directions)]]
 
 
 def cell_trials(log: SweepLog, method: str, forget_set: str) -> list[TrialLog]:

@@ -54,6 +54,9 @@ class DeepSpeedEngine:
             config=deepspeed_config(train, zero, bfloat16=bfloat16, cuda=self.device.type == "cuda"),
             dist_init_required=False,
         )
+        # Under ZeRO 0 and bfloat16 the optimizer's state is made by a step without gradients, which Adam counts.
+        for state in self._engine.optimizer.state.values():
+            state["step"].zero_()
         self._engine.train()
 
     def run(self, fn: Callable[[Forward], Tensor]) -> Tensor:

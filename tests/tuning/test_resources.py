@@ -1,0 +1,40 @@
+"""What fits, and what never will."""
+
+import pytest
+
+from orchestrator.config import ResourcesConfig
+from orchestrator.load_config import ConfigError
+from orchestrator.tuning.resources import Node, head_share, plan_slots
+
+
+@pytest.mark.parametrize(
+    ("resources", "nodes", "trials", "slots"),
+    [
+        ({}, [Node(2, 0)], 24, 1),
+        ({}, [Node(8, 0)], 24, 4),
+        ({}, [Node(8, 0)], 3, 3),
+        ({"max_concurrent_trials": 2}, [Node(8, 0)], 24, 2),
+        ({"workers_per_trial": 8, "gpus_per_worker": 1}, [Node(96, 8), Node(96, 8)], 24, 2),
+        ({"workers_per_trial": 16, "gpus_per_worker": 1}, [Node(96, 8), Node(96, 8)], 24, 1),
+        ({"workers_per_trial": 1, "gpus_per_worker": 0.25}, [Node(16, 1)], 24, 4),
+        ({"workers_per_trial": 1, "cpus_per_worker": 1.5}, [Node(2, 0), Node(2, 0)], 24, 2),  # no worker spans nodes
+    ],
+)
+def test_slots(resources, nodes, trials, slots):
+    assert plan_slots(ResourcesConfig(**resources), nodes, trials).num_slots == slots
+
+
+@pytest.mark.parametrize(
+    ("resources", "room"),
+    [({"workers_per_trial": 3}, 2), ({"gpus_per_worker": 1}, 0), ({"workers_per_trial": 1, "cpus_per_worker": 4}, 0)],
+)
+def test_what_never_fits_is_an_error_with_key_value_and_remedy(resources, room):
+    with pytest.raises(ConfigError, match=rf"resources.workers_per_trial=.*room for {room}; lower"):
+        plan_slots(ResourcesConfig(**resources), [Node(2, 0)], 10)
+
+
+@pytest.mark.parametrize("num_slots", [1, 2, 3, 7, 16, 32])
+def test_slots_and_their_cleaners_fill_the_head(num_slots):
+    taken = num_slots * (head_share(num_slots) + 0.001)
+    assert taken <= 1 + 1e-9
+    assert taken + head_share(num_slots) > 1  # no room for one more
