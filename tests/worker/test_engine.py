@@ -34,6 +34,7 @@ AGAINST_TORCH = [
     Case("NPO+GD", train=LONG),
     *(Case("IDK+AP", stage=stage, train=CLIPPED) for stage in (0, 2, 3)),
 ]
+BFLOAT16 = [Case("NPO+KL", stage=stage, dtype=torch.bfloat16) for stage in range(4)]
 POISONED = [Case("NPO+GD", stage=stage, poisoned_step=1) for stage in (0, 3)]
 CASES = [
     *STAGES,
@@ -42,6 +43,7 @@ CASES = [
     Case("NPO+KL", workers=1, train=UNEVEN),
     *AGAINST_TORCH,
     *POISONED,
+    *BFLOAT16,
     *(Case(method, use=2) for method in REPEATED),
     Case("GA+GD", seed=2),
 ]
@@ -114,6 +116,15 @@ def test_deepspeed_is_adamw_in_plain_torch(case, runs):
     same_weights(found, expected)
     if case.stage > 0:
         assert found.grad_norms == pytest.approx(expected.grad_norms, rel=1e-4)
+
+
+@pytest.mark.parametrize("case", BFLOAT16, ids=name_of)
+def test_bfloat16_follows_float32_in_every_stage(case, runs):
+    found = runs[case][0]
+    assert {weight.dtype for weight in found.weights.values()} == {torch.bfloat16}
+    for ours, single in zip(numbers(found), numbers(runs[STAGES[0]][0]), strict=True):
+        assert ours == pytest.approx(single, rel=0.05, abs=0.01)
+    same_losses(found, runs[BFLOAT16[1]][0], rel=1e-3)
 
 
 def test_clipping_is_off_unless_asked_for(runs):

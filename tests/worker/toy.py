@@ -60,7 +60,10 @@ def toy_model(seed: int = 0) -> Any:
 
 @dataclass(frozen=True)
 class Case:
-    """One unlearning run. `poisoned_step`: on rank 1 the reference answers NaN for a row of that step."""
+    """One unlearning run; `use` tells repetitions apart.
+
+    `poisoned_step`: on rank 1 the reference answers NaN for a row of that step.
+    """
 
     method: str
     workers: int = 2
@@ -69,6 +72,7 @@ class Case:
     seed: int = 1
     use: int = 1
     poisoned_step: int | None = None
+    dtype: torch.dtype = torch.float32
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def toy_builder(case: Case) -> tuple[BatchBuilder, Schedule]:
 def deepspeed_run(case: Case, references: ReferenceCache) -> Run:
     """The case as this rank runs it."""
     builder, schedule = toy_builder(case)
-    engine = DeepSpeedEngine(toy_model(), case.train, ZeroConfig(stage=case.stage))
+    engine = DeepSpeedEngine(toy_model().to(case.dtype), case.train, ZeroConfig(stage=case.stage))
     reference = None
     if builder.method.needs_reference:
         key = repr(replace(case, stage=0, use=0))
