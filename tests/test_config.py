@@ -139,7 +139,6 @@ BAD_OVERRIDES = [
         "search.space.method.beta.low=0",
         "search.space.method.beta: 0.0 is not acceptable: Input should be greater than 0",
     ),
-    ("methods=[GA+GD]", "search.space: none of the methods has method.beta; remove it"),
     # not even key=value
     ("train.epochs", "'train.epochs' is not an override; write key=value, such as train.learning_rate=1e-5"),
     ("=1", "'=1' is not an override; write key=value, such as train.learning_rate=1e-5"),
