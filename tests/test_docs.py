@@ -1,0 +1,54 @@
+"""The documentation is true where a program can tell."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from methods.config import VALID_METHODS
+from metrics.aggregate import SET_METRICS
+from metrics.suites import metric_directions
+from orchestrator.config import SweepConfig
+from orchestrator.load_config import build_config, shipped_sweeps
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+
+@pytest.fixture(scope="module")
+def make_configuration():
+    spec = importlib.util.spec_from_file_location("make_configuration", ROOT / "docs" / "make_configuration.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_configuration_page_is_what_the_models_say(make_configuration):
+    written = make_configuration.PAGE.read_text(encoding="utf-8")
+    assert written == make_configuration.page(), "out of date: run python docs/make_configuration.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_lead_to_files(page):
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    missing = [t for t in targets if not t.startswith("https://") and not (page.parent / t).exists()]
+    assert not missing
+
+
+def test_readme_names_every_method_metric_and_shipped_sweep():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    losses = {part for name in VALID_METHODS for part in name.split("+")}
+    metrics = {
+        *SET_METRICS,
+        *(name for name in metric_directions({"retain": "retain", "forget": "forget"}) if "/" not in name),
+    }
+    missing = [name for name in (*losses, *metrics, *shipped_sweeps()) if f"`{name}`" not in text]
+    assert not missing
+
+
+def test_readme_sweep_is_a_valid_configuration(tmp_path):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "sweep.yaml").write_text(block)
+    assert build_config(SweepConfig, tmp_path / "sweep.yaml", []).methods
