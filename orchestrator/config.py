@@ -14,6 +14,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_serializer,
     model_validator,
 )
 
@@ -122,8 +123,8 @@ class FloatRange(Config):
 
     @property
     def bounds(self) -> tuple[Value, ...]:
-        """Values that must all be acceptable."""
-        return (self.low, self.high)
+        """Values that must all be acceptable; one of them a fraction, which a field for whole numbers refuses."""
+        return (self.low, self.high, self.low + 0.381966 * (self.high - self.low))
 
 
 class IntRange(Config):
@@ -165,8 +166,11 @@ def _check_range(low: float, high: float, *, log: bool) -> None:
 
 
 def _with_type(value: Any) -> Any:
+    """Choices laid over a range, as an override does, replace it."""
+    if isinstance(value, Mapping) and "choices" in value:
+        return {key: one for key, one in value.items() if key not in ("low", "high", "log")} | {"type": "choice"}
     if isinstance(value, Mapping) and "type" not in value:
-        return {**value, "type": "choice" if "choices" in value else "float"}
+        return {**value, "type": "float"}
     return value
 
 
@@ -208,6 +212,15 @@ class SearchConfig(Config):
     max_failed_share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.1, description="share of trials that may fail before the sweep's exit code is 1"
     )
+
+    @field_serializer("space")
+    def _nested(self, space: Mapping[str, Config]) -> dict[str, Any]:
+        """Nested as in a sweep file, so that what was written down can be overridden again."""
+        nested: dict[str, Any] = {}
+        for key, searched in space.items():
+            section, _, name = key.partition(".")
+            nested.setdefault(section, {})[name] = searched.model_dump(mode="json")
+        return nested
 
 
 class TrainConfig(Config):
@@ -397,15 +410,11 @@ class SweepConfig(Config):
                     )
 
     def _check_space(self) -> None:
-        used = {key for entry in self.methods for key in cell_space(self, entry)}
         for key, searched in self.search.space.items():
-            if key.startswith("method.") and key.removeprefix("method.") in ("beta", "forget_weight", "retain_weight"):
-                if key not in used:
-                    raise ValueError(f"search.space: none of the methods has {key}; remove it")
-            elif not _is_searchable(key):
+            if key not in _METHOD_KEYS and not _is_searchable(key):
                 raise ValueError(
-                    f"search.space: {key!r} names no number or choice of a trial; use method.beta, "
-                    f"method.forget_weight, method.retain_weight or a train.* or zero.* key"
+                    f"search.space: {key!r} names no number or choice of a trial; use {', '.join(_METHOD_KEYS)} or a "
+                    "train.* or zero.* key"
                 )
             for value in searched.bounds:
                 self._check_searched(key, value)
@@ -425,6 +434,7 @@ def first_line(error: ValueError) -> str:
     return str(errors()[0]["msg"]).removeprefix("Value error, ") if callable(errors) else str(error).splitlines()[0]
 
 
+_METHOD_KEYS = ("method.beta", "method.forget_weight", "method.retain_weight")
 _SEARCHED_SECTIONS: dict[str, type[Config]] = {"train": TrainConfig, "zero": ZeroConfig}
 
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from methods.config import VALID_METHODS
 from orchestrator.config import FloatRange, MethodEntry, SweepConfig, baseline_config, cell_space, trial_config
-from orchestrator.load_config import ConfigError, load_config, shipped_sweeps, validate
+from orchestrator.load_config import ConfigError, build_config, load_config, shipped_sweeps, validate
 
 SWEEP = """
 name: small
@@ -244,7 +244,7 @@ def test_ranges_and_choices(load):
         "search.space.train.epochs={choices: [1, 5]}",
         "search.space.train.batch_size={type: int, low: 4, high: 16, log: true}",
     )
-    kinds = {key: (searched.type, searched.bounds) for key, searched in sweep.search.space.items()}
+    kinds = {key: (searched.type, searched.bounds[:2]) for key, searched in sweep.search.space.items()}
     assert kinds == {
         "train.learning_rate": ("float", (1e-4, 1e-3)),
         "method.beta": ("float", (0.1, 1.0)),
@@ -256,7 +256,7 @@ def test_ranges_and_choices(load):
 @given(low=st.floats(-1e6, 1e6), high=st.floats(-1e6, 1e6), log=st.booleans())
 def test_a_range_is_ordered_and_positive_if_logarithmic(low, high, log):
     if low <= high and not (log and low <= 0):
-        assert FloatRange(low=low, high=high, log=log).bounds == (low, high)
+        assert FloatRange(low=low, high=high, log=log).bounds[:2] == (low, high)
     else:
         with pytest.raises(ValidationError, match=r"low <= high must hold|a log range needs low > 0"):
             FloatRange(low=low, high=high, log=log)
@@ -326,3 +326,20 @@ def test_a_configuration_cannot_be_changed(load):
 def test_values_that_no_file_holds_are_validated_too():
     with pytest.raises(ConfigError, match="^name: missing; set name=VALUE"):
         validate(SweepConfig, {})
+
+
+def test_a_range_of_fractions_for_whole_numbers_is_refused(message):
+    text = message("search.space.train.batch_size={low: 4, high: 8}")
+    assert text.startswith("search.space.train.batch_size: 5.5")
+
+
+def test_choices_laid_over_a_range_replace_it():
+    sweep = load_config("quickstart", ["search.space.train.learning_rate.choices=[1.0e-4, 1.0e-3]"])
+    assert sweep.search.space["train.learning_rate"].choices == (1e-4, 1e-3)
+
+
+def test_a_space_that_was_written_down_can_be_overridden_again():
+    sweep = load_config("quickstart")
+    again = build_config(SweepConfig, None, ["search.space.method.beta.high=2"], base=sweep.model_dump(mode="json"))
+    assert again.search.space["method.beta"].high == 2
+    assert again.search.space["train.learning_rate"] == sweep.search.space["train.learning_rate"]

@@ -13,8 +13,8 @@ from orchestrator.tracking.recorder import Recorder
 class CheckpointKeeper:
     """A listener that deletes the weights that the policy no longer wants.
 
-    `pareto` keeps the front of each cell, `all` everything, `none` nothing. `best` keeps the front while the sweep runs,
-    because a knee that was overtaken can become the knee again, and only the knees after `conclude`.
+    `pareto` keeps the front of each cell, `all` everything, `none` nothing. `best` keeps the front while the sweep
+    runs, because a knee that was overtaken can become the knee again, and only the knees after `conclude`.
     """
 
     def __init__(self, policy: CheckpointConfig, sweep_dir: Path, recorder: Recorder) -> None:

@@ -225,9 +225,15 @@ class CellSearch(Searcher):
             if number >= self._trials_per_cell:
                 continue
             params = cell.study.suggest()
-            if params is not None:
-                self._replay()
-                return self._start(trial_id, cell.make_job(number, params), cell, number)
+            if params is None:
+                continue
+            self._replay()
+            try:
+                job = cell.make_job(number, params)
+            except ValueError as error:
+                self._refuse(cell, number, params, error)
+                return self.suggest(trial_id)
+            return self._start(trial_id, job, cell, number)
         return Searcher.FINISHED if self.num_left == 0 else None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -272,6 +278,17 @@ class CellSearch(Searcher):
                 if known is None or cell.study.suggest() is None:
                     break
                 cell.study.add_result(number, known)
+
+    def _refuse(self, cell: Cell, number: int, params: dict[str, Value], error: ValueError) -> None:
+        """Sampled settings that are fine one by one but not together: a FAILED trial that never ran."""
+        key = trial_key(cell.name, number)
+        started = TrialStarted(
+            key=key, method=cell.method, forget_set=cell.forget_set, number=number, params=params, config={}
+        )
+        finished = TrialFinished(key=key, state=TrialState.FAILED, error=f"settings do not go together: {error}")
+        self._recorder.record(started)
+        self._recorder.record(finished)
+        cell.study.add_result(number, finished)
 
     def _start(self, trial_id: str, job: TrialJob, cell: Cell | None, number: int) -> dict[str, Any]:
         self._running[trial_id] = _Running(job, cell, number)

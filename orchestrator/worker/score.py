@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from methods.outputs import label_logps
-from metrics.semantic import cosine_similarity, entailment_label, entailment_pair
+from metrics.semantic import MIN_ROUGE_L, cosine_similarity, entailment_label, entailment_pair
 from metrics.suites import ExampleScore
 from metrics.text import rouge_l_recall, token_entropy
 from orchestrator.config import EvaluationConfig
@@ -69,16 +69,13 @@ def score_questions(
     outputs = generate(model, encoder.tokenizer, prompts, max_length=config.max_length, batch_size=config.batch_size)
     truths = [question.semantic_truth for question in questions]
     cosines = cosine_similarity(judges.embed(outputs), judges.embed_truths(truths))
-    labels = judges.entail(
-        [
-            entailment_pair(question.kind.value, output=output, truth=truth)
-            for question, output, truth in zip(questions, outputs, truths, strict=True)
-        ]
-    )
+    rouges = [rouge_l_recall(output, q.row.answer) for q, output in zip(questions, outputs, strict=True)]
+    labels = _entailment_labels(questions, outputs, rouges, judges)
     scores = []
-    for question, parts, output, cosine, label in zip(questions, likelihoods, outputs, cosines, labels, strict=True):
+    for question, parts, output, cosine, rouge, label in zip(
+        questions, likelihoods, outputs, cosines, rouges, labels, strict=True
+    ):
         answer, base, *perturbed = parts
-        rouge = rouge_l_recall(output, question.row.answer)
         scores.append(
             ExampleScore(
                 set_name=question.set_name,
@@ -94,10 +91,22 @@ def score_questions(
                 rouge_l=rouge,
                 token_entropy=token_entropy(encoder.tokenizer.tokenize(output, add_special_tokens=False)),
                 cosine_similarity=float(cosine),
-                entailment=entailment_label(label, rouge),
+                entailment=label,
             )
         )
     return scores
+
+
+def _entailment_labels(
+    questions: Sequence[Question], outputs: Sequence[str], rouges: Sequence[float], judges: Judges
+) -> list[str]:
+    """The judge's label of each answer; answers whose ROUGE rules them out are not put to it."""
+    asked = [i for i, rouge in enumerate(rouges) if rouge >= MIN_ROUGE_L]
+    pairs = [
+        entailment_pair(questions[i].kind.value, output=outputs[i], truth=questions[i].semantic_truth) for i in asked
+    ]
+    judged = dict(zip(asked, judges.entail(pairs), strict=True))
+    return [entailment_label(judged.get(i, "none"), rouge) for i, rouge in enumerate(rouges)]
 
 
 def _likelihoods(

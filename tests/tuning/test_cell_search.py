@@ -203,3 +203,19 @@ def test_a_trial_whose_slot_died_is_failed_and_the_cell_goes_on():
     searcher.on_trial_complete("a", None, error=True)
     assert tape.records[-1].state == TrialState.FAILED
     assert searcher.suggest("b")["key"] == "A/t001"
+
+
+def test_settings_that_do_not_go_together_fail_alone():
+    tape = Tape()
+    searcher = search(tape, cells=("A",), per_cell=3)
+    make = searcher._cells[0].make_job
+
+    def picky(number, params):
+        if number == 1:
+            raise ValueError("micro_batch_size <= batch_size must hold")
+        return make(number, params)
+
+    searcher._cells[0].make_job = picky
+    drive(searcher)
+    ended = {r.key: r.state for r in tape.records if isinstance(r, TrialFinished)}
+    assert ended == {"A/t000": "COMPLETE", "A/t001": "FAILED", "A/t002": "COMPLETE"}
