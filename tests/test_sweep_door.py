@@ -1,0 +1,157 @@
+"""`python -m orchestrator.sweep` before anything is started: bad input is one clear line and exit code 2."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from orchestrator.sweep import main
+from tests.ray import tiny
+
+ROW = {"question": "Who wrote Sand?", "answer": "Ada Quill wrote Sand.", "paraphrased_answer": "Sand is by Ada Quill."}
+PERTURBED = {**ROW, "perturbed_answer": ["Sand is by Bo Ink.", "Sand is by Cy Nib."]}
+FACT = {"question": "Capital of France?", "answer": "Paris", "perturbed_answer": ["Rome", "Bonn"]}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return tiny.make_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = {
+        "forget01": ROW, "retain99": ROW, "forget01_perturbed": PERTURBED, "retain_perturbed": PERTURBED,
+        "real_authors_perturbed": FACT, "world_facts_perturbed": FACT,
+    }  # fmt: skip
+    for name, row in rows.items():
+        (folder / f"{name}.json").write_text("".join(json.dumps(row) + "\n" for _ in range(8)))
+    return folder
+
+
+@pytest.fixture
+def arguments(models, data, tmp_path):
+    return [
+        "tofu_tiny",
+        f"storage={tmp_path / 'store'}",
+        f"scenario.source={data}",
+        "scenario.retain_sets={forget01: retain99}",
+        f"model.target={models / 'target'}",
+        f"evaluation.entailment={models / 'judge'}",
+    ]
+
+
+def refused(capsys, *arguments):
+    assert main(list(arguments)) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1, captured.err
+    return captured.err
+
+
+def test_good_input_dry_runs(arguments, capsys):
+    assert main([*arguments, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    for words in ("4 methods x 1 forget sets x 6 trials = 24 trials", "plan for this machine", "sampled trials", "MiB"):
+        assert words in out
+    assert out.count("/forget01/t00") == 3
+    assert "learning_rate: 0.0005" in out
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.lr=1", "train.lr: unknown key"),
+        ("methods=[ME+DG]", "unknown method 'ME+DG'; valid names are GA, GA+GD"),
+        ("train.learning_rate=0", "train.learning_rate: input should be greater than 0, but got 0"),
+        ("train.learning_rate=-1e-5", "train.learning_rate: input should be greater than 0, but got -1e-05"),
+        ("search.space.train.learning_rate.low=1", "search.space.train.learning_rate: low <= high must hold"),
+        ("objectives=[happiness]", "objectives: no metric is called 'happiness'"),
+        (
+            "objectives=[forget_quality]",
+            "objectives: forget_quality compares with a retain model, and forget01 has none",
+        ),
+        ("search.space.train.speed={low: 1, high: 2}", "search.space: 'train.speed' names no number"),
+        ("forget_sets=[forget05]", "scenario.retain_sets has no retain set for forget set 'forget05'"),
+        (
+            "scenario.source=/no/such/folder",
+            "scenario.source: '/no/such/folder' is neither a folder nor a hub data set",
+        ),
+        ("scenario.refusals=/no/such/file", "scenario.refusals: /no/such/file does not exist"),
+        ("model.target=/no/such/model", "model.target: /no/such/model does not exist"),
+        ("model.retain_models.forget01=/no/such/model", "model.retain_models.forget01: /no/such/model does not exist"),
+        ("evaluation.entailment=/no/such/judge", "evaluation.entailment: /no/such/judge does not exist"),
+        ("train.max_length=8", "train.max_length: forget01 row 0: question of"),
+        ("evaluation.max_length=8", "evaluation.max_length: evaluation set forget row 0: question of"),
+        ("train.batch_size=64", "train.batch_size: on forget01, 5 epochs of 8 forget rows are less than one step"),
+        ("storage=/proc/lethe", "storage: cannot write to /proc/lethe"),
+    ],
+)
+def test_bad_settings(arguments, override, words, capsys):
+    error = refused(capsys, *arguments, override)
+    assert error.startswith("error: ")
+    assert words in error
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("forget01", "", "forget01.json is empty"),
+        ("forget01", None, "forget01.json does not exist"),
+        ("retain99", "{not json}\n", "retain99.json:1 is not JSON"),
+        ("forget01", json.dumps(ROW) + "\n" + json.dumps({"question": "Q?"}) + "\n", "forget01.json:2 has no answer"),
+        ("forget01", json.dumps({"answer": "A."}) + "\n", "forget01.json:1 has no question"),
+        ("forget01_perturbed", json.dumps(ROW) + "\n", "a row of the forget set has no perturbed_answer"),
+    ],
+)
+def test_bad_files(arguments, data, name, text, words, capsys):
+    path = data / f"{name}.json"
+    path.unlink() if text is None else path.write_text(text)
+    assert words in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("removed", "words"),
+    [
+        ("model.safetensors", "has no weights (*.safetensors); save the model with safetensors"),
+        ("tokenizer.json", "has no tokenizer (tokenizer.json)"),
+        ("config.json", "has no config.json"),
+    ],
+)
+def test_model_folder_that_lacks_a_part(arguments, models, tmp_path, removed, words, capsys):
+    broken = shutil.copytree(models / "target", tmp_path / "broken")
+    (broken / removed).unlink()
+    error = refused(capsys, *arguments, f"model.target={broken}")
+    assert f"model.target: {broken} {words}" in error
+
+
+def test_unknown_sweep_lists_the_shipped(capsys):
+    assert "no sweep 'nosuch': it is neither a file nor one of the shipped sweeps quickstart" in refused(
+        capsys, "nosuch"
+    )
+
+
+def test_a_sweep_without_its_required_settings_names_them(capsys):
+    assert "model.target: missing; set model.target=VALUE" in refused(capsys, "tofu_tiny")
+
+
+def test_resume_of_a_folder_without_a_journal(tmp_path, capsys):
+    assert f"no journal in {tmp_path}/journal" in refused(capsys, "--resume", str(tmp_path))
+
+
+@pytest.mark.parametrize("words", [["one", "two"], ["--resume", "d", "quickstart"], ["--nosuch"]])
+def test_bad_usage_is_exit_code_two(words, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(words)
+    assert error.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_help_shows_examples_and_exit_codes_at_once():
+    code = "import sys; from orchestrator.sweep import main\ntry: main(['--help'])\nfinally: print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tiny.ROOT)
+    assert "--dry-run tofu_tiny" in done.stdout and "exit codes" in done.stdout and "quickstart" in done.stdout
+    assert "'ray'" not in done.stdout and "'torch'" not in done.stdout
