@@ -48,9 +48,10 @@ def build_config(
         raise ConfigError(f"{path} holds no mapping of keys to values; write `name: ...` and so on")
     for override in overrides:
         values = _read(f"override {override!r}", partial(_merged, values, override))
+    resolved = _read(source, lambda: OmegaConf.to_container(values, resolve=True))
     if missing := sorted(OmegaConf.missing_keys(values)):  # written ??? in a sweep file
         raise ConfigError(f"{missing[0]}: missing; set {missing[0]}=VALUE")
-    return validate(kind, _read(source, lambda: OmegaConf.to_container(values, resolve=True)))
+    return validate(kind, resolved)
 
 
 def _merged(values: Any, override: str) -> Any:
