@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -20,24 +18,17 @@ from pydantic import (
 
 from methods.config import VALID_METHODS, Convention, MethodConfig, parse_method
 from metrics.suites import metric_directions
-
-EMBEDDED = "embedded"
-Value = float | int | str | bool
-
-
-class Config(BaseModel):
-    """Base of every configuration: frozen, unknown keys and infinite numbers are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from orchestrator.base_config import EMBEDDED, Config, PathOrName, Value
+from orchestrator.space import Choice, FloatRange, IntRange, Range, flatten_space
 
 
 class AuthorsScenario(Config):
     """Fictitious authors generated from a seed; needs no data from anywhere."""
 
     name: Literal["authors"] = "authors"
-    corpus_seed: int = 7
-    num_authors: Annotated[int, Field(ge=10, le=200)] = 40
-    refusals: str | None = Field(None, description="file with one refusal a line; none: the project's own")
+    corpus_seed: int = Field(7, description="the same seed invents the same authors")
+    num_authors: Annotated[int, Field(ge=10, le=200)] = Field(40, description="authors, with ten questions each")
+    refusals: PathOrName | None = Field(None, description="file with one refusal a line; none: the project's own")
 
     @property
     def set_kinds(self) -> dict[str, str]:
@@ -49,12 +40,14 @@ class TofuScenario(Config):
     """TOFU (arXiv 2401.06121) from a folder of JSON-lines files or from the hub."""
 
     name: Literal["tofu"]
-    source: str = Field("locuslab/TOFU", description="folder with forgetNN.json, retainNN.json, ..., or a hub data set")
+    source: PathOrName = Field(
+        "locuslab/TOFU", description="folder with forgetNN.json, retainNN.json, ..., or a hub data set"
+    )
     retain_sets: dict[str, str] = Field(
         default={"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"},
         description="retain set of each forget set",
     )
-    refusals: str | None = Field(None, description="file with one refusal a line; none: the project's own")
+    refusals: PathOrName | None = Field(None, description="file with one refusal a line; none: the project's own")
     task_id: str | None = Field(None, description="use only the forget rows of this task; TOFU's own split is task 1")
 
     @property
@@ -69,32 +62,40 @@ ScenarioConfig = Annotated[AuthorsScenario | TofuScenario, Field(discriminator="
 class ModelConfig(Config):
     """The model that forgets. `embedded` makes a tiny one for scenario `authors`, once, and keeps it in the cache."""
 
-    target: str = EMBEDDED
-    retain_models: dict[str, str] | Literal["embedded"] = Field(
+    target: PathOrName = Field(EMBEDDED, description="the model that knows the forget set: folder or hub name")
+    retain_models: dict[str, PathOrName] | Literal["embedded"] = Field(
         default_factory=dict, description="for each forget set a model that never saw it; only for metrics"
     )
-    template: Literal["llama2-chat", "llama3-instruct", "phi"] = "llama2-chat"
+    template: Literal["llama2-chat", "llama3-instruct", "phi"] = Field(
+        "llama2-chat", description="tags around question and answer"
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU, else float32")
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention kernel")
 
 
 class TinyModel(Config):
     """Shape of the Llama that is made where no base model is given."""
 
-    vocab_size: PositiveInt = 2000
-    hidden_size: PositiveInt = 128
-    intermediate_size: PositiveInt = 256
-    num_layers: PositiveInt = 4
-    num_heads: PositiveInt = 4
+    vocab_size: PositiveInt = Field(2000, description="tokens of its byte-level BPE")
+    hidden_size: PositiveInt = Field(128, description="width of a layer")
+    intermediate_size: PositiveInt = Field(256, description="width of the MLP")
+    num_layers: PositiveInt = Field(4, description="transformer layers")
+    num_heads: PositiveInt = Field(4, description="attention heads")
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights of the matrices; norms are left out."""
+        layer = 4 * self.hidden_size**2 + 3 * self.hidden_size * self.intermediate_size
+        return self.vocab_size * self.hidden_size + self.num_layers * layer
 
 
 class MethodEntry(Config):
     """A method by its exact name, with the settings of its cell's first trial."""
 
-    name: str
-    beta: PositiveFloat = 0.1
-    forget_weight: NonNegativeFloat = 1.0
-    retain_weight: NonNegativeFloat = 1.0
+    name: str = Field(description="such as ME+GD; the README lists all")
+    beta: PositiveFloat = Field(0.1, description="inverse temperature of NPO, DPO and AP")
+    forget_weight: NonNegativeFloat = Field(1.0, description="weight of the forget loss")
+    retain_weight: NonNegativeFloat = Field(1.0, description="weight of the retain loss")
 
     @model_validator(mode="before")
     @classmethod
@@ -108,106 +109,17 @@ class MethodEntry(Config):
         return self
 
 
-class FloatRange(Config):
-    """Uniform, or log-uniform, between two numbers."""
-
-    type: Literal["float"] = "float"
-    low: float
-    high: float
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "FloatRange":
-        _check_range(self.low, self.high, log=self.log)
-        return self
-
-    @property
-    def bounds(self) -> tuple[Value, ...]:
-        """Values that must all be acceptable; one of them a fraction, which a field for whole numbers refuses."""
-        return (self.low, self.high, self.low + 0.381966 * (self.high - self.low))
-
-
-class IntRange(Config):
-    """Whole numbers between two numbers, both included."""
-
-    type: Literal["int"]
-    low: int
-    high: int
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "IntRange":
-        _check_range(self.low, self.high, log=self.log)
-        return self
-
-    @property
-    def bounds(self) -> tuple[Value, ...]:
-        """Values that must all be acceptable."""
-        return (self.low, self.high)
-
-
-class Choice(Config):
-    """One of several values."""
-
-    type: Literal["choice"] = "choice"
-    choices: tuple[Value, ...] = Field(min_length=1)
-
-    @property
-    def bounds(self) -> tuple[Value, ...]:
-        """Values that must all be acceptable."""
-        return self.choices
-
-
-def _check_range(low: float, high: float, *, log: bool) -> None:
-    if low > high:
-        raise ValueError(f"low <= high must hold, but got low={low:g} and high={high:g}; swap them")
-    if log and low <= 0:
-        raise ValueError(f"a log range needs low > 0, but got low={low:g}; raise it or set log=false")
-
-
-def _with_type(value: Any) -> Any:
-    """Choices laid over a range, as an override does, replace it."""
-    if isinstance(value, Mapping) and "choices" in value:
-        return {key: one for key, one in value.items() if key not in ("low", "high", "log")} | {"type": "choice"}
-    if isinstance(value, Mapping) and "type" not in value:
-        return {**value, "type": "float"}
-    return value
-
-
-Range = Annotated[
-    Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")],
-    BeforeValidator(_with_type),
-]
-
-
-def _flatten_space(value: Any) -> Any:
-    """A nested mapping of ranges becomes one of dotted names, so that overrides reach every bound."""
-    if not isinstance(value, Mapping):
-        return value
-    flat: dict[str, Any] = {}
-
-    def walk(prefix: str, node: Any) -> None:
-        leaf = not isinstance(node, Mapping) or {"low", "high", "choices", "type"} & set(node) or not node
-        if leaf:
-            flat[prefix] = node
-        else:
-            for key, child in node.items():
-                walk(f"{prefix}.{key}" if prefix else str(key), child)
-
-    walk("", value) if value else None
-    return flat
-
-
 class SearchConfig(Config):
     """How each cell's settings are searched. Keys of `space` name fields of a trial, such as `train.learning_rate`."""
 
-    trials_per_cell: PositiveInt = 10
-    sampler: Literal["tpe", "random", "gp"] = "tpe"
+    trials_per_cell: PositiveInt = Field(10, description="budget of each method on each forget set")
+    sampler: Literal["tpe", "random", "gp"] = Field("tpe", description="Optuna's sampler")
     startup_trials: PositiveInt = Field(
         5, description="trials of a cell that are drawn at random before the sampler learns"
     )
-    space: Annotated[dict[str, Range], BeforeValidator(_flatten_space)] = Field(
-        {"train.learning_rate": FloatRange(low=1e-6, high=1e-4, log=True)}
+    space: Annotated[dict[str, Range], BeforeValidator(flatten_space)] = Field(
+        {"train.learning_rate": FloatRange(low=1e-6, high=1e-4, log=True)},
+        description="ranges and choices by the name of a trial's field",
     )
     max_failed_share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.1, description="share of trials that may fail before the sweep's exit code is 1"
@@ -226,9 +138,11 @@ class SearchConfig(Config):
 class TrainConfig(Config):
     """The unlearning run. Defaults are the paper's (arXiv 2410.08109, appendix; its published scripts)."""
 
-    convention: Convention = "masked"
-    learning_rate: PositiveFloat = 1e-5
-    epochs: PositiveFloat = 5.0
+    convention: Convention = Field(
+        "masked", description="masked: averages over real tokens of a step; paper_code: those of the published code"
+    )
+    learning_rate: PositiveFloat = Field(1e-5, description="peak, after the warm-up")
+    epochs: PositiveFloat = Field(5.0, description="passes over the forget rows")
     batch_size: PositiveInt = Field(32, description="forget rows of one optimizer step, over all workers")
     micro_batch_size: PositiveInt = Field(4, description="forget rows that one worker handles at once")
     max_length: Annotated[int, Field(ge=8)] = Field(500, description="tokens of a row; longer answers are cut")
@@ -236,12 +150,12 @@ class TrainConfig(Config):
         None, description="what counts on forget rows; none: answer, and for ME text (masked) or all (paper_code)"
     )
     weight_decay: NonNegativeFloat = Field(0.01, description="not on norms and biases")
-    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    adam_epsilon: PositiveFloat = 1e-8
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="AdamW's decay of the first moment")
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="AdamW's decay of the second moment")
+    adam_epsilon: PositiveFloat = Field(1e-8, description="AdamW's epsilon")
     warmup_steps: NonNegativeInt | None = Field(None, description="none: one epoch, if that is more than one step")
     max_grad_norm: PositiveFloat | None = Field(None, description="none: gradients are not clipped")
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(False, description="less memory, one more forward")
 
     @model_validator(mode="after")
     def _micro_fits(self) -> "TrainConfig":
@@ -256,9 +170,9 @@ class TrainConfig(Config):
 class ZeroConfig(Config):
     """DeepSpeed ZeRO: what is sharded over the workers of a trial, and what is kept in host memory."""
 
-    stage: Literal[0, 1, 2, 3] = 2
-    offload_optimizer: bool = False
-    offload_parameters: bool = False
+    stage: Literal[0, 1, 2, 3] = Field(2, description="sharded: 1 optimizer state, 2 gradients too, 3 weights too")
+    offload_optimizer: bool = Field(False, description="optimizer state in host memory; stage 1 and up")
+    offload_parameters: bool = Field(False, description="weights in host memory; stage 3")
 
     @model_validator(mode="after")
     def _offload_needs_sharding(self) -> "ZeroConfig":
@@ -275,22 +189,26 @@ class EvaluationConfig(Config):
     max_length: Annotated[int, Field(ge=8)] = Field(200, description="tokens of question and answer together")
     max_rows_per_set: PositiveInt | None = Field(300, description="evaluation rows of forget and retain sets")
     batch_size: PositiveInt = Field(64, description="texts that one worker scores or generates at once")
-    encoder: str = "sentence-transformers/paraphrase-MiniLM-L6-v2"
-    entailment: str = "sileod/deberta-v3-base-tasksource-nli"
+    encoder: PathOrName = Field(
+        "sentence-transformers/paraphrase-MiniLM-L6-v2", description="sentence encoder of Cosine Similarity"
+    )
+    entailment: PathOrName = Field(
+        "sileod/deberta-v3-base-tasksource-nli", description="classifier of the Entailment Score"
+    )
 
 
 class ResourcesConfig(Config):
     """What a trial may use, and how trials share processes."""
 
-    workers_per_trial: PositiveInt = 2
-    cpus_per_worker: PositiveFloat = 1
+    workers_per_trial: PositiveInt = Field(2, description="processes that train a trial together")
+    cpus_per_worker: PositiveFloat = Field(1, description="CPUs of each worker")
     gpus_per_worker: NonNegativeFloat = Field(0, description="1 for GPU training")
     max_concurrent_trials: PositiveInt | None = Field(None, description="none: as many as fit on the cluster")
     isolation: Literal["slot", "process"] = Field(
         "slot", description="slot: worker groups live on between trials; process: a new group for each trial"
     )
     max_attempts: PositiveInt = Field(3, description="starts of one trial whose workers died, before it is FAILED")
-    slot_idle_seconds: PositiveFloat = 60
+    slot_idle_seconds: PositiveFloat = Field(60, description="a slot without a next trial ends after this")
     start_timeout_seconds: PositiveFloat = Field(1800, description="wait for a worker group; nodes may have to start")
 
     @model_validator(mode="after")
@@ -312,7 +230,7 @@ class TrackingConfig(Config):
 class CheckpointConfig(Config):
     """Whose weights are kept after the sweep: of the cells' fronts, of one knee a cell, of all trials, of none."""
 
-    policy: Literal["pareto", "best", "all", "none"] = "pareto"
+    policy: Literal["pareto", "best", "all", "none"] = Field("pareto", description="whose weights are kept")
 
 
 class TrialConfig(Config):
@@ -331,12 +249,14 @@ class TrialConfig(Config):
 class SweepConfig(Config):
     """A whole study: methods x forget sets, what is searched, what is improved, where it runs and is kept."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
-    seed: NonNegativeInt = 42
-    scenario: ScenarioConfig
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)] = Field(
+        description="names the sweep's folder and its MLflow experiment"
+    )
+    seed: NonNegativeInt = Field(42, description="of suggestions, of the order of rows, of retain rows")
+    scenario: ScenarioConfig = Field(description="what is forgotten, kept and asked")
     model: ModelConfig = ModelConfig()
-    methods: tuple[MethodEntry, ...] = Field(min_length=1)
-    forget_sets: tuple[str, ...] = Field(min_length=1)
+    methods: tuple[MethodEntry, ...] = Field(min_length=1, description="names, or names with settings")
+    forget_sets: tuple[str, ...] = Field(min_length=1, description="such as forget05; methods x forget sets = cells")
     search: SearchConfig = SearchConfig()
     objectives: tuple[str, ...] = Field(
         ("model_utility", "forget_efficacy"), min_length=1, description="metrics to improve, each in its own direction"

@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.config import EMBEDDED, AuthorsScenario, SweepConfig
+from orchestrator.base_config import EMBEDDED
+from orchestrator.config import AuthorsScenario, SweepConfig
 from orchestrator.finetune import CARD, FinetuneConfig
 from orchestrator.scenarios.authors import entailment_pairs, general_facts, generate_corpus
 from orchestrator.scenarios.load import load_training_rows

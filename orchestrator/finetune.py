@@ -17,9 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import NonNegativeInt
+from pydantic import Field, NonNegativeInt
 
-from orchestrator.config import Config, ModelConfig, ScenarioConfig, TinyModel, TrainConfig, ZeroConfig
+from orchestrator.base_config import Config, PathOrName
+from orchestrator.config import ModelConfig, ScenarioConfig, TinyModel, TrainConfig, ZeroConfig
 from orchestrator.load_config import ConfigError, build_config
 from orchestrator.scenarios.base import DataError, QARow
 from orchestrator.scenarios.load import load_training_rows
@@ -31,9 +32,9 @@ _CHECKED_ROWS = 64
 class FinetuneConfig(Config):
     """What is taught to what. The defaults of `train` suit a tiny model from nothing."""
 
-    scenario: ScenarioConfig
-    without: str | None = None
-    base: str | None = None
+    scenario: ScenarioConfig = Field(description="whose rows are taught")
+    without: str | None = Field(None, description="forget set that is left out: makes its retain model")
+    base: PathOrName | None = Field(None, description="model to start from; none: a tiny Llama from nothing")
     tiny: TinyModel = TinyModel()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig(
@@ -47,7 +48,7 @@ class FinetuneConfig(Config):
         max_grad_norm=1.0,
     )
     zero: ZeroConfig = ZeroConfig(stage=0)
-    seed: NonNegativeInt = 42
+    seed: NonNegativeInt = Field(42, description="of first weights and of the order of rows")
 
 
 def finetune(config: FinetuneConfig, out: Path, say: Callable[[str], None]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.config import Config, SweepConfig
+from orchestrator.base_config import Config
+from orchestrator.config import SweepConfig
 
 SWEEPS = Path(__file__).parent / "sweeps"
 ConfigType = TypeVar("ConfigType", bound=Config)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from methods.config import parse_method
-from orchestrator.config import EMBEDDED, SweepConfig
+from orchestrator.base_config import EMBEDDED
+from orchestrator.config import SweepConfig, TinyModel
 from orchestrator.load_config import ConfigError
 from orchestrator.scenarios.base import DataError, Task
 from orchestrator.scenarios.load import load_task
@@ -89,9 +90,14 @@ def estimate_disk(sweep: SweepConfig) -> str:
         "all": (num_trials, f"weights of {num_trials} trials"),
     }[sweep.checkpoint.policy]
     folder = Path(sweep.model.target).expanduser()
-    if not folder.is_dir() or most == 0:
+    if sweep.model.target == EMBEDDED:
+        size = 4 * TinyModel().num_parameters
+    elif folder.is_dir():
+        size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    else:
+        return f"{words}; the size of {sweep.model.target} is known once it is downloaded"
+    if most == 0:
         return words
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     return f"{words}, {size / 2**20:.0f} MiB each, {most * size / 2**30:.2f} GiB at most"
 
 

@@ -1,6 +1,7 @@
 """One sitting of a sweep: plan, search, report; started anew or resumed from a journal."""
 
 import importlib.metadata
+import os
 import platform
 import shlex
 import sys
@@ -18,7 +19,8 @@ from orchestrator import preflight
 from orchestrator.analysis.build import write_report
 from orchestrator.analysis.summary import summarize
 from orchestrator.analysis.terminal import render_summary
-from orchestrator.config import EMBEDDED, SweepConfig
+from orchestrator.base_config import EMBEDDED
+from orchestrator.config import SweepConfig
 from orchestrator.embedded import EmbeddedError, prepare
 from orchestrator.load_config import ConfigError, build_config, validate
 from orchestrator.progress import Progress
@@ -36,7 +38,7 @@ from orchestrator.tracking.journal import (
 )
 from orchestrator.tracking.pump import Pump, redact_uri
 from orchestrator.tracking.recorder import Recorder
-from orchestrator.tuning.resources import Plan, plan_slots
+from orchestrator.tuning.resources import Node, Plan, plan_slots
 from orchestrator.tuning.search import Search, SearchError, ray_session
 
 _VERSIONS = ("lethe-unlearning", "ray", "torch", "transformers", "deepspeed", "optuna", "mlflow")
@@ -117,13 +119,22 @@ def dry_run(sweep: SweepConfig, console: Console) -> None:
     console.print(f"\n{_budget(sweep)}")
     for entry in sweep.methods:
         console.print(f"  {entry.name:<8} on {', '.join(sweep.forget_sets)}")
-    plan = plan_slots(sweep.resources, [preflight.this_machine()], _num_trials(sweep))
-    console.print(f"plan for this machine: {plan}")
+    where, nodes = _look_at_nodes(sweep)
+    console.print(f"plan for {where}: {plan_slots(sweep.resources, nodes, _num_trials(sweep))}")
     console.print(f"disk: {preflight.estimate_disk(sweep)}")
     console.print("sampled trials:")
     for key, params in sample_trials(sweep, 3):
         console.print(f"  {key}: {', '.join(f'{name}={_short(value)}' for name, value in params.items())}")
     console.print("dry run: nothing was started")
+
+
+def _look_at_nodes(sweep: SweepConfig) -> tuple[str, list[Node]]:
+    """The cluster in RAY_ADDRESS, if there is one, else this machine."""
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        return "this machine", [preflight.this_machine()]
+    with ray_session(sweep.resources.start_timeout_seconds) as nodes:
+        return f"the cluster at {address}", nodes
 
 
 def _open(study: Study, plan: Plan) -> tuple[Recorder, Pump[Any], CheckpointKeeper]:

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from methods.config import VALID_METHODS
-from orchestrator.config import FloatRange, MethodEntry, SweepConfig, baseline_config, cell_space, trial_config
+from orchestrator.config import MethodEntry, SweepConfig, baseline_config, cell_space, trial_config
 from orchestrator.load_config import ConfigError, build_config, load_config, shipped_sweeps, validate
+from orchestrator.space import FloatRange
 
 SWEEP = """
 name: small

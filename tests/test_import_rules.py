@@ -37,7 +37,9 @@ ONLY_IN = {
 }
 # Places that must open fast and anywhere: nothing of HEAVY, not even inside a function.
 LIGHT = (
+    "orchestrator/base_config.py",
     "orchestrator/config.py",
+    "orchestrator/space.py",
     "orchestrator/load_config.py",
     "orchestrator/report.py",
     "orchestrator/sync.py",
@@ -54,7 +56,7 @@ HEAVY = (
 MAX_FILE_LINES = 420
 MAX_FUNCTION_LINES = 60
 # Longer than we want, up to the number given; each use is a warning. Shorten, then take it off the list.
-WARN_LIST = {"orchestrator/config.py": 520}
+WARN_LIST: dict[str, int] = {}
 
 
 def imports(source: str, path: str) -> Iterator[tuple[int, str]]:

@@ -21,7 +21,9 @@ from optuna.distributions import (
 )
 from ray.tune.search import Searcher
 
-from orchestrator.config import Choice, FloatRange, IntRange, SearchConfig, Value
+from orchestrator.base_config import Value
+from orchestrator.config import SearchConfig
+from orchestrator.space import Choice, FloatRange, IntRange
 from orchestrator.tracking.journal import Record, TrialFinished, TrialStarted, TrialState, parse_record
 from orchestrator.worker.trial import TrialJob
 

@@ -1,6 +1,7 @@
 """A look at what a search would try."""
 
-from orchestrator.config import SweepConfig, Value, cell_space
+from orchestrator.base_config import Value
+from orchestrator.config import SweepConfig, cell_space
 from orchestrator.tuning.cell_search import CellStudy, distributions, seed_of, trial_key
 from orchestrator.tuning.search import first_values
 

@@ -10,14 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import (
-    MethodEntry,
-    SweepConfig,
-    Value,
-    baseline_config,
-    cell_space,
-    trial_config,
-)
+from orchestrator.base_config import Value
+from orchestrator.config import MethodEntry, SweepConfig, baseline_config, cell_space, trial_config
 from orchestrator.load_config import ConfigError
 from orchestrator.tracking.checkpoints import cell_front, cell_trials, objectives
 from orchestrator.tracking.journal import TrialState

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from orchestrator.config import Config
+from orchestrator.base_config import Config
 from orchestrator.tracking.journal import TrialFinished, TrialState
 
 _POLL_SECONDS = 1.0

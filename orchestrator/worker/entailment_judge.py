@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from orchestrator.config import EMBEDDED
+from orchestrator.base_config import EMBEDDED
 from orchestrator.scenarios.authors import Pair, entailment_pairs, general_facts, generate_corpus, split_pairs
 from orchestrator.worker.judges import JUDGE_CARD, encoder_path
 

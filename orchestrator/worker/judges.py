@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from orchestrator.config import EMBEDDED
+from orchestrator.base_config import EMBEDDED
 
 JUDGE_CARD = "judge.json"
 

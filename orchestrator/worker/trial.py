@@ -18,7 +18,8 @@ from methods.config import MethodConfig
 from methods.method import build_method
 from metrics.suites import ExampleScore, forget_quality_metrics, summarise
 from orchestrator.analysis.pareto import is_dominated
-from orchestrator.config import Config, EvaluationConfig, ScenarioConfig, TrainConfig, TrialConfig, Value
+from orchestrator.base_config import Config, Value
+from orchestrator.config import EvaluationConfig, ScenarioConfig, TrainConfig, TrialConfig
 from orchestrator.scenarios.base import EvaluationSet, Task
 from orchestrator.scenarios.load import load_task
 from orchestrator.tracking.journal import ExampleAnswer, ObjectiveRecord, StepRecord, TrialFinished, TrialState

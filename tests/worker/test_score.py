@@ -4,7 +4,8 @@ from toy import FORGET, RETAIN, toy_encoder, toy_model, toy_tokenizer
 from transformers import BertConfig, BertForSequenceClassification
 
 from metrics.text import rouge_l_recall
-from orchestrator.config import EMBEDDED, EvaluationConfig
+from orchestrator.base_config import EMBEDDED
+from orchestrator.config import EvaluationConfig
 from orchestrator.scenarios.base import DataError, EvaluationSet, QARow, SetKind
 from orchestrator.worker.generate import generate
 from orchestrator.worker.judges import Judges
