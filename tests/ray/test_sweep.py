@@ -89,10 +89,13 @@ def test_terminal_says_where_everything_is(slot_sweep):
 
 
 def test_processes_give_what_slots_give_bit_for_bit(slot_sweep, models, tmp_path):
-    """The second trial of a slot, with warm caches, against a fresh worker group."""
+    """The second trial of a slot, with warm caches, against a fresh worker group; and nobody answers for MLflow."""
     more = ("methods=[NPO+GD]", "search.trials_per_cell=2", "resources.isolation=process")
-    done = tiny.run(tiny.settings(models, tmp_path, *more))
+    done = tiny.run(tiny.settings(models, tmp_path, *more, "tracking.uri=http://user:secret@127.0.0.1:9"))
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr.count("takes no records") == 1
+    assert "records are not there yet" in done.stdout and "orchestrator.sync" in done.stdout
+    assert "secret" not in done.stdout + done.stderr
     slot, process = load_sweep(slot_sweep[1]), load_sweep(tiny.sweep_folder(tmp_path))
     for number in (0, 1):
         assert outcome(process, f"{CELL}/t{number:03d}") == outcome(slot, f"{CELL}/t{number:03d}")
