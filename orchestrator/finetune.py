@@ -39,7 +39,7 @@ class FinetuneConfig(Config):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig(
         learning_rate=4e-3,
-        epochs=30,
+        epochs=20,
         batch_size=16,
         micro_batch_size=16,
         max_length=200,
