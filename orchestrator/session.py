@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -89,6 +90,7 @@ def run(study: Study, console: Console) -> int:
     """Search, report, say where everything is; returns the exit code."""
     sweep, folder = study.sweep, study.folder
     with ray_session(sweep.resources.start_timeout_seconds) as nodes:
+        signal.signal(signal.SIGTERM, _interrupt)  # after Ray, which puts its own handler in place
         plan = plan_slots(sweep.resources, nodes, _num_trials(sweep))
         recorder, pump, keeper = _open(study, plan)
         console.print(f"sweep {sweep.name} in {folder}")
@@ -126,6 +128,10 @@ def dry_run(sweep: SweepConfig, console: Console) -> None:
     for key, params in sample_trials(sweep, 3):
         console.print(f"  {key}: {', '.join(f'{name}={_short(value)}' for name, value in params.items())}")
     console.print("dry run: nothing was started")
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _look_at_nodes(sweep: SweepConfig) -> tuple[str, list[Node]]:

@@ -9,7 +9,6 @@ ray job submit --working-dir . -- python -m orchestrator.sweep my_sweep.yaml sto
 """
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 session.dry_run(config, console)
                 return 0
             study = session.start(config, console)
-        signal.signal(signal.SIGTERM, _interrupt)
         return session.run(study, console)
     except (ConfigError, DataError, JournalError) as error:
         sys.stderr.write(f"error: {error}\n")
@@ -76,10 +74,6 @@ def _parse(argv: Sequence[str] | None) -> Any:
         parser.error("--resume goes on with the sweep in its folder; it takes key=value settings, but no SWEEP")
     arguments.sweep = names[0] if names else "quickstart"
     return arguments
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -35,7 +35,11 @@ def read_refusals(path: Path) -> tuple[str, ...]:
     """Refusals, one a line. DataError: no file, or nothing in it."""
     if not path.is_file():
         raise DataError(f"scenario.refusals: {path} does not exist; name a file with one refusal a line")
-    lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"scenario.refusals: {path} cannot be read as text ({error}); save it as UTF-8") from error
+    lines = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not lines:
         raise DataError(
             f"scenario.refusals: {path} holds no refusals, which IDK, DPO and AP need; write one refusal a line"

@@ -227,8 +227,7 @@ class SweepLog:
             case SweepEnded():
                 self.ended = record
             case TrialStarted(key=key):  # a trial that was cut off starts again from nothing
-                if key not in self.trials or self.trials[key].finished is None:
-                    self.trials[key] = TrialLog(record)
+                self.trials[key] = TrialLog(record)
             case StepsReported(key=key) | TrialFinished(key=key) | CheckpointDeleted(key=key) if key not in self.trials:
                 raise JournalError(
                     f"the journal has a {record.kind} record of {key}, which never started; it is broken"

@@ -14,7 +14,7 @@ from orchestrator.base_config import Value
 from orchestrator.config import MethodEntry, SweepConfig, baseline_config, cell_space, trial_config
 from orchestrator.load_config import ConfigError
 from orchestrator.tracking.checkpoints import cell_front, cell_trials, objectives
-from orchestrator.tracking.journal import TrialState
+from orchestrator.tracking.journal import TrialLog, TrialState
 from orchestrator.tracking.recorder import Recorder
 from orchestrator.tuning.cell_search import Baseline, Cell, CellSearch, CellStudy, distributions, seed_of, trial_key
 from orchestrator.tuning.resources import Node, Plan, head_share
@@ -103,7 +103,7 @@ class Search:
             [self._cell(entry, name) for name in self.sweep.forget_sets for entry in self.sweep.methods],
             self._baselines(),
             trials_per_cell=self.sweep.search.trials_per_cell,
-            finished={key: trial.finished for key, trial in log.trials.items() if trial.finished is not None},
+            finished={key: trial.finished for key, trial in log.trials.items() if trial.finished and not _again(trial)},
             recorder=self.recorder,
             slot={
                 "sweep": self.folder.name,
@@ -180,6 +180,11 @@ class Search:
         if baseline is None or baseline.finished is None or baseline.finished.state != TrialState.COMPLETE:
             return None
         return str(self.folder / str(baseline.finished.scores_path))
+
+
+def _again(trial: TrialLog) -> bool:
+    """A baseline that could not be scored is tried again when the sweep is resumed; nothing can be compared without."""
+    return trial.is_baseline and trial.finished is not None and trial.finished.state != TrialState.COMPLETE
 
 
 def first_values(sweep: SweepConfig, entry: MethodEntry) -> dict[str, Value]:

@@ -8,6 +8,7 @@ from typing import Any
 import ray
 import ray.train
 import torch
+import torch.distributed as dist
 from ray.train.torch import get_device
 
 from orchestrator.tracking.journal import StepRecord, StepsReported
@@ -33,8 +34,10 @@ def serve(config: dict[str, Any]) -> None:
             result = run_trial(job, parts, partial(_send_steps, mailbox, sequence, job.key))
         except Exception as error:
             # The other ranks may wait for this one in a collective, so the group cannot go on; say why before it ends.
-            reason = f"{type(error).__name__}: {error}{_memory_hint(error)}"
-            ray.get(mailbox.fail.remote(sequence, reason, traceback.format_exc()))
+            # A rank that only lost its peer does not know why: the peer says so, or it died and the trial starts again.
+            if not _lost_a_peer(error):
+                reason = f"{type(error).__name__}: {error}{_memory_hint(error)}"
+                ray.get(mailbox.fail.remote(sequence, reason, traceback.format_exc()))
             raise
         if rank == 0:
             ray.get(mailbox.push.remote(sequence, result.model_dump_json()))
@@ -43,6 +46,10 @@ def serve(config: dict[str, Any]) -> None:
 def _send_steps(mailbox: Any, sequence: int, key: str, steps: Sequence[StepRecord]) -> None:
     record = StepsReported(key=key, steps=tuple(steps))
     ray.get(mailbox.push.remote(sequence, record.model_dump_json()))
+
+
+def _lost_a_peer(error: Exception) -> bool:
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
 
 
 def _memory_hint(error: Exception) -> str:
