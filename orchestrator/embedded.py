@@ -75,6 +75,8 @@ def prepare(sweep: SweepConfig, say: Callable[[str], None]) -> SweepConfig:
 def _model(cache: Path, scenario: AuthorsScenario, without: str | None) -> _Recipe:
     config = FinetuneConfig(scenario=scenario, without=without)
     rows = [row.question + row.answer for row in load_training_rows(scenario, without)]
+    # All models share a tokenizer, which has read every text.
+    texts = [f"{row.question}{row.answer}{row.paraphrased_answer}" for row in load_training_rows(scenario, None)]
     label = "target model" if without is None else f"retain model of {without}"
     overrides = [
         "scenario.name=authors",
@@ -83,7 +85,7 @@ def _model(cache: Path, scenario: AuthorsScenario, without: str | None) -> _Reci
     ]
     if without:
         overrides.append(f"without={without}")
-    folder = cache / f"{without or 'target'}-{_hash(config.model_dump(mode='json'), rows)}"
+    folder = cache / f"{without or 'target'}-{_hash(config.model_dump(mode='json'), rows, texts)}"
     return _Recipe(label, folder, "orchestrator.finetune", tuple(overrides))
 
 

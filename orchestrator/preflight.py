@@ -14,7 +14,7 @@ from orchestrator.scenarios.base import DataError, Task
 from orchestrator.scenarios.load import load_task
 from orchestrator.tuning.resources import Node
 from orchestrator.worker.batches import Encoder
-from orchestrator.worker.plan import Sizes
+from orchestrator.worker.plan import Sizes, plan_steps
 from orchestrator.worker.template import TEMPLATES, load_tokenizer
 
 
@@ -26,6 +26,8 @@ def check(sweep: SweepConfig) -> dict[str, Task]:
         _check_task(sweep, name, task)
     for key, path in _models(sweep).items():
         check_model(key, path)
+    if sweep.evaluation.encoder.startswith(("/", ".", "~")):
+        check_exists("evaluation.encoder", sweep.evaluation.encoder)
     if sweep.model.target != EMBEDDED:
         check_lengths(sweep, tasks, load_target_tokenizer(sweep))
     return tasks
@@ -42,12 +44,18 @@ def check_storage(root: Path) -> None:
         raise ConfigError(f"storage: cannot write to {root} ({error.strerror}); set storage=FOLDER") from error
 
 
+def check_exists(key: str, path: str) -> None:
+    """ConfigError: a path, rather than a hub name, that leads nowhere."""
+    if not Path(path).expanduser().exists():
+        raise ConfigError(f"{key}: {path} does not exist; name a model folder or a hub name")
+
+
 def check_model(key: str, path: str) -> None:
     """ConfigError: a folder that holds no safetensors weights, configuration or tokenizer. Hub names are not asked."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
         if path.startswith(("/", ".", "~")) or path.count("/") > 1:
-            raise ConfigError(f"{key}: {path} does not exist; name a model folder or a hub name")
+            check_exists(key, path)
         return
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{key}: {folder} has no config.json; name a folder that save_pretrained wrote")
@@ -109,22 +117,23 @@ def _check_length(encoder: Encoder, question: str, origin: str, key: str) -> Non
 
 
 def _check_task(sweep: SweepConfig, name: str, task: Task) -> None:
-    if not task.retain and any(parse_method(entry.name).retain for entry in sweep.methods):
-        raise DataError(f"forget_sets: {name} has no retain rows, which {sweep.methods[0].name} needs")
     for entry in sweep.methods:
+        if "retain" in parse_method(entry.name).parts and not task.retain:
+            raise DataError(f"forget_sets: {name} has no retain rows, which {entry.name} needs")
         if parse_method(entry.name).needs_refusals and not task.refusals:
             raise ConfigError(f"methods: {entry.name} needs refusals; set scenario.refusals to a file with one a line")
     train = sweep.train
+    sizes = Sizes(
+        forget=len(task.forget),
+        retain=len(task.retain),
+        refusals=len(task.refusals),
+        batch_size=train.batch_size,
+        micro_batch_size=train.micro_batch_size,
+        num_workers=sweep.resources.workers_per_trial,
+        epochs=train.epochs,
+    )
     try:
-        _ = Sizes(
-            forget=len(task.forget),
-            retain=len(task.retain),
-            refusals=len(task.refusals),
-            batch_size=train.batch_size,
-            micro_batch_size=train.micro_batch_size,
-            num_workers=sweep.resources.workers_per_trial,
-            epochs=train.epochs,
-        ).num_steps
+        plan_steps(sizes, train.convention, seed=sweep.seed)
     except ValueError as error:
         raise ConfigError(f"train.batch_size: on {name}, {error}") from error
 

@@ -248,6 +248,8 @@ def _check_resumable(old: SweepConfig, new: SweepConfig) -> None:
     for key in before:
         if key in _RESUMABLE or before[key] == after[key]:
             continue
+        if key == "model" and _only_more_retain_models(before[key], after[key]):
+            continue
         if key in more and all(item in after[key] for item in before[key]):
             continue
         if key == "search":
@@ -259,6 +261,13 @@ def _check_resumable(old: SweepConfig, new: SweepConfig) -> None:
             "sweep, or change only search.trials_per_cell (up), resources, tracking, checkpoint, or add methods and "
             "forget sets"
         )
+
+
+def _only_more_retain_models(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """A forget set that is added may bring its retain model."""
+    old, new = before["retain_models"], after["retain_models"]
+    same = {**before, "retain_models": None} == {**after, "retain_models": None}
+    return same and isinstance(old, dict) and isinstance(new, dict) and {**new, **old} == new
 
 
 def _num_trials(sweep: SweepConfig) -> int:

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted before the first trial; nothing was recorded\n")
+        sys.stderr.write("interrupted; if the sweep's folder was named above, go on with --resume FOLDER\n")
         return 130
 
 

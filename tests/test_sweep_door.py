@@ -74,7 +74,7 @@ def test_good_input_dry_runs(arguments, capsys):
             "objectives=[forget_quality]",
             "objectives: forget_quality compares with a retain model, and forget01 has none",
         ),
-        ("search.space.train.speed={low: 1, high: 2}", "search.space: 'train.speed' names no number"),
+        ("search.space.train.speed.choices=[1,2]", "search.space: 'train.speed' names no number"),
         ("forget_sets=[forget05]", "scenario.retain_sets has no retain set for forget set 'forget05'"),
         (
             "scenario.source=/no/such/folder",
@@ -87,11 +87,16 @@ def test_good_input_dry_runs(arguments, capsys):
         ("train.max_length=8", "train.max_length: forget01 row 0: question of"),
         ("evaluation.max_length=8", "evaluation.max_length: evaluation set forget row 0: question of"),
         ("train.batch_size=64", "train.batch_size: on forget01, 5 epochs of 8 forget rows are less than one step"),
+        ("evaluation.encoder=/no/such/encoder", "evaluation.encoder: /no/such/encoder does not exist"),
+        (
+            "train.convention=paper_code train.batch_size=6",
+            "train.batch_size: on forget01, paper_code needs batch_size",
+        ),
         ("storage=/proc/lethe", "storage: cannot write to /proc/lethe"),
     ],
 )
 def test_bad_settings(arguments, override, words, capsys):
-    error = refused(capsys, *arguments, override)
+    error = refused(capsys, *arguments, *override.split())
     assert error.startswith("error: ")
     assert words in error
 
@@ -126,6 +131,14 @@ def test_model_folder_that_lacks_a_part(arguments, models, tmp_path, removed, wo
     (broken / removed).unlink()
     error = refused(capsys, *arguments, f"model.target={broken}")
     assert f"model.target: {broken} {words}" in error
+
+
+def test_refusals_that_are_no_text(arguments, tmp_path, capsys):
+    path = tmp_path / "refusals.txt"
+    path.write_bytes(b"\xff\xfe\x00 no")
+    assert f"scenario.refusals: {path} cannot be read as text" in refused(
+        capsys, *arguments, f"scenario.refusals={path}"
+    )
 
 
 def test_unknown_sweep_lists_the_shipped(capsys):

@@ -4,13 +4,15 @@ A journal is a folder of JSON-lines segments, one for each time the sweep was st
 and flushed to disk before anybody acts on it. A line torn by a kill can only be the last of a segment and is skipped.
 """
 
+import fcntl
 import os
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TextIO
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -159,6 +161,7 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(folder / "lock")
         number = max((int(path.stem) for path in folder.glob("*.jsonl")), default=0) + 1
         self._file = (folder / f"{number:06d}.jsonl").open("xb", buffering=0)
 
@@ -168,8 +171,27 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the segment; closing twice is fine."""
+        """Close the segment and let others write; closing twice is fine."""
         self._file.close()
+        self._lock.close()
+
+
+def _lock(path: Path) -> TextIO:
+    """Hold the journal while this process lives. JournalError: another process holds it."""
+    lock = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        holder = lock.read().strip()
+        lock.close()
+        raise JournalError(
+            f"another sweep ({holder}) is writing to {path.parent}; wait until it ends, or stop it"
+        ) from error
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.flush()
+    return lock
 
 
 def read_records(folder: Path) -> Iterator[Record]:

@@ -90,8 +90,11 @@ class Search:
         )
         try:
             tuner.fit()
-        finally:
             stop_slots(search.slots)
+        except Exception:
+            stop_slots(search.slots)
+            raise
+        finally:  # interrupted: the workers end with the connection, nobody waits for the trial in progress
             shutil.rmtree(scratch, ignore_errors=True)
             shutil.rmtree(self.folder / ".ray", ignore_errors=True)
         if search.fatal:

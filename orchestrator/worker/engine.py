@@ -115,11 +115,20 @@ class DeepSpeedEngine:
         for name, parameter in self._model.named_parameters():
             with _gathered([parameter], self.stage):
                 state[name] = parameter.detach().clone()
-        model = type(self._model)(self._model.config).to(device=self.device, dtype=next(iter(state.values())).dtype)
-        missing, unexpected = model.load_state_dict(state, strict=False)
-        model.tie_weights()
-        assert not unexpected and set(missing) <= set(model.all_tied_weights_keys), (missing, unexpected)
-        return model
+        return model_with_weights(self._model, state)
+
+
+def model_with_weights(like: Any, state: dict[str, Tensor]) -> Any:
+    """A model like `like` with these weights in their own type; buffers (rotary frequencies) keep theirs."""
+    dtype = next(iter(state.values())).dtype
+    model = type(like)(like.config).to(next(iter(state.values())).device)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    model.tie_weights()
+    assert not unexpected and set(missing) <= set(model.all_tied_weights_keys), (missing, unexpected)
+    model.generation_config = like.generation_config
+    return model
 
 
 def deepspeed_config(train: TrainConfig, zero: ZeroConfig, *, bfloat16: bool, cuda: bool) -> dict[str, Any]:

@@ -51,11 +51,14 @@ def _generate_batch(model: Any, tokenizer: Any, prompts: list[list[int]], max_le
         bos_token_id=tokenizer.bos_token_id,
     )
     budget = _RowBudget(torch.tensor(padding, device=model.device), max_length)
-    output = model.generate(
-        input_ids=input_ids.to(model.device),
-        attention_mask=attention_mask.to(model.device),
-        generation_config=settings,
-        stopping_criteria=StoppingCriteriaList([budget]),
-    )
+    own, model.generation_config = model.generation_config, settings  # else the model's own penalties are mixed in
+    try:
+        output = model.generate(
+            input_ids=input_ids.to(model.device),
+            attention_mask=attention_mask.to(model.device),
+            stopping_criteria=StoppingCriteriaList([budget]),
+        )
+    finally:
+        model.generation_config = own
     new_tokens: Tensor = output[:, width:]
     return new_tokens

@@ -63,3 +63,13 @@ def _records(folder):
     from orchestrator.tracking.journal import read_records
 
     return list(read_records(folder / "journal"))
+
+
+def test_a_journal_has_one_writer_at_a_time(tmp_path):
+    from orchestrator.tracking.journal import JournalError
+
+    first = Journal(tmp_path / "journal")
+    with pytest.raises(JournalError, match="another sweep .process [0-9]+ on .* is writing"):
+        Journal(tmp_path / "journal")
+    first.close()
+    Journal(tmp_path / "journal").close()

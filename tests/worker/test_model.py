@@ -1,7 +1,7 @@
 import pytest
 import torch
 from toy import FORGET, toy_encoder, toy_model, toy_tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from methods.outputs import FullLogits, HiddenStates
 from orchestrator.config import ModelConfig
@@ -60,3 +60,28 @@ def test_a_saved_model_is_loaded_as_it_was(tmp_path):
     tokenizer = load_tokenizer(str(tmp_path))
     assert tokenizer(prompt)["input_ids"] == toy_tokenizer()(prompt)["input_ids"]
     assert generate(loaded.eval(), tokenizer, [prompt], max_length=60, batch_size=1) == before
+
+
+def test_gathered_weights_make_the_model_that_was_loaded(tmp_path):
+    """In bfloat16 too, where rotary frequencies must stay float32."""
+    from orchestrator.worker.engine import model_with_weights
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=64, **shape)).save_pretrained(tmp_path)
+    loaded = LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    state = {name: parameter.detach().clone() for name, parameter in loaded.named_parameters()}
+    rebuilt = model_with_weights(loaded, state).eval()
+    ids = torch.arange(40)[None]
+    assert {b.dtype for b in rebuilt.buffers()} == {b.dtype for b in loaded.buffers()} == {torch.float32}
+    assert torch.equal(rebuilt(input_ids=ids).logits, loaded(input_ids=ids).logits)
+
+
+def test_decoding_is_greedy_whatever_the_model_folder_says():
+    model = toy_model().eval()
+    tokenizer = toy_tokenizer()
+    plain = generate(model, tokenizer, ["Who wrote it?"], max_length=30, batch_size=1)
+    model.generation_config.repetition_penalty = 5.0
+    model.generation_config.no_repeat_ngram_size = 2
+    assert generate(model, tokenizer, ["Who wrote it?"], max_length=30, batch_size=1) == plain
+    assert model.generation_config.repetition_penalty == 5.0
