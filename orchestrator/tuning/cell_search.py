@@ -221,21 +221,14 @@ class CellSearch(Searcher):
                 return self._start(trial_id, baseline.make_job(), None, -1)
         if self._baselines or running_baselines:
             return None
-        self._replay()
-        for cell in sorted(self._cells, key=lambda cell: cell.study.num_suggested):
-            number = cell.study.num_suggested
-            if number >= self._trials_per_cell:
-                continue
-            params = cell.study.suggest()
-            if params is None:
-                continue
-            self._replay()
+        while (found := self._next_trial()) is not None:
+            cell, number, params = found
             try:
                 job = cell.make_job(number, params)
             except ValueError as error:
                 self._refuse(cell, number, params, error)
-                return self.suggest(trial_id)
-            return self._start(trial_id, job, cell, number)
+            else:
+                return self._start(trial_id, job, cell, number)
         return Searcher.FINISHED if self.num_left == 0 else None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -270,6 +263,16 @@ class CellSearch(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore; see __getstate__."""
+
+    def _next_trial(self) -> tuple[Cell, int, dict[str, Value]] | None:
+        """The next trial of the least served cell that need not wait for a result."""
+        self._replay()
+        for cell in sorted(self._cells, key=lambda cell: cell.study.num_suggested):
+            number = cell.study.num_suggested
+            if number < self._trials_per_cell and (params := cell.study.suggest()) is not None:
+                self._replay()
+                return cell, number, params
+        return None
 
     def _replay(self) -> None:
         """Ask again for the trials that the journal has finished, so that every study knows what it knew."""

@@ -219,3 +219,17 @@ def test_settings_that_do_not_go_together_fail_alone():
     drive(searcher)
     ended = {r.key: r.state for r in tape.records if isinstance(r, TrialFinished)}
     assert ended == {"A/t000": "COMPLETE", "A/t001": "FAILED", "A/t002": "COMPLETE"}
+
+
+def test_settings_that_never_go_together_end_the_search_however_many_they_are():
+    tape = Tape()
+    searcher = search(tape, cells=("A",), per_cell=1200)
+    searcher._cells[0].study.search = SearchConfig(trials_per_cell=1200, sampler="random")
+
+    def refuse(number, params):
+        raise ValueError("never")
+
+    searcher._cells[0].make_job = refuse
+    drive(searcher)
+    assert sum(isinstance(record, TrialFinished) for record in tape.records) == 1200
+    assert searcher.is_done
