@@ -13,6 +13,7 @@ from metrics.semantic import entailment_score
 
 METRIC_NAMES = aggregate.SET_METRICS
 FORGET_QUALITY_METRICS = ("forget_quality", "forget_quality_log10")
+CHAIN_METRICS = ("forget_efficacy_final", "relapse")
 SET_KINDS = ("forget", "retain", "facts")
 
 
@@ -99,8 +100,36 @@ def forget_quality_metrics(
     return dict(zip(FORGET_QUALITY_METRICS, (p_value, aggregate.forget_quality_log10(p_value)), strict=True))
 
 
-def metric_directions(kinds: Mapping[str, str]) -> dict[str, MetricInfo]:
+def summarise_chain(
+    after_each: Sequence[Mapping[str, float]], forget_efficacy_final: Sequence[float]
+) -> dict[str, float]:
+    """Metrics of a chain of tasks that were forgotten one after another (arXiv 2410.08109, section 6).
+
+    `after_each`: what `summarise` says right after each task, with that task's rows as the forget set.
+    `forget_efficacy_final`: Forget Efficacy of each task after the last one. Forget metrics and `forget_efficacy` are
+    means over the tasks, each measured right after it; all others are those after the last task. Besides:
+    `forget_efficacy_final`, the mean over tasks of how well they are still forgotten at the end, and `relapse`, by how
+    much the earlier tasks' mean fell since (0 for a single task). ValueError: the lengths differ, or no task.
+    """
+    if not after_each or len(after_each) != len(forget_efficacy_final):
+        raise ValueError(
+            f"a chain needs one final Forget Efficacy a task, but got {len(forget_efficacy_final)} for "
+            f"{len(after_each)} tasks"
+        )
+    over_tasks = [name for name in after_each[-1] if name == "forget_efficacy" or name.startswith("forget/")]
+    means = {name: _mean(metrics[name] for metrics in after_each) for name in over_tasks}
+    fallen = [
+        metrics["forget_efficacy"] - final
+        for metrics, final in zip(after_each[:-1], forget_efficacy_final[:-1], strict=True)
+    ]
+    final = (_mean(forget_efficacy_final), _mean(fallen) if fallen else 0.0)
+    return {**after_each[-1], **means, **dict(zip(CHAIN_METRICS, final, strict=True))}
+
+
+def metric_directions(kinds: Mapping[str, str], *, chain: bool = False) -> dict[str, MetricInfo]:
     """Direction and worst value of every metric that evaluating these sets produces, in the order it produces them.
+
+    `chain`: several tasks, see `summarise_chain`; these are not compared with a retain model.
 
     `kinds`: set name to 'forget', 'retain' or 'facts', as for `summarise`. On a forget set less similarity to the truth
     is better, but more token entropy. The worst log10 p is `aggregate.LOG10_P_FLOOR`.
@@ -117,7 +146,9 @@ def metric_directions(kinds: Mapping[str, str]) -> dict[str, MetricInfo]:
         infos["forget_efficacy"] = best_high
     if _tofu_sets(present):
         infos["tofu_model_utility"] = infos["tofu_model_utility_arithmetic"] = best_high
-    if "forget" in present.values():
+    if "forget" in present.values() and chain:
+        infos |= dict(zip(CHAIN_METRICS, (best_high, MetricInfo("minimize", 1.0)), strict=True))
+    elif "forget" in present.values():
         infos["forget_quality"] = MetricInfo("maximize", 0.0, needs_retain_model=True)
         infos["forget_quality_log10"] = MetricInfo("maximize", aggregate.LOG10_P_FLOOR, needs_retain_model=True)
     return infos

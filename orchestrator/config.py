@@ -1,5 +1,6 @@
-"""What a sweep and a trial are made of: frozen, validated, importable without torch or Ray."""
+"""What a sweep is made of, and the trials that it makes; frozen, validated, importable without torch or Ray."""
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,77 +17,19 @@ from pydantic import (
     model_validator,
 )
 
-from methods.config import VALID_METHODS, Convention, MethodConfig, parse_method
-from metrics.suites import metric_directions
-from orchestrator.base_config import EMBEDDED, Config, PathOrName, Value
-from orchestrator.space import Choice, FloatRange, IntRange, Range, flatten_space
-
-
-class AuthorsScenario(Config):
-    """Fictitious authors generated from a seed; needs no data from anywhere."""
-
-    name: Literal["authors"] = "authors"
-    corpus_seed: int = Field(7, description="the same seed invents the same authors")
-    num_authors: Annotated[int, Field(ge=10, le=200)] = Field(40, description="authors, with ten questions each")
-    refusals: PathOrName | None = Field(None, description="file with one refusal a line; none: the project's own")
-
-    @property
-    def set_kinds(self) -> dict[str, str]:
-        """Evaluation sets and the rules that score them."""
-        return {"forget": "forget", "retain": "retain", "facts": "facts"}
-
-
-class TofuScenario(Config):
-    """TOFU (arXiv 2401.06121) from a folder of JSON-lines files or from the hub."""
-
-    name: Literal["tofu"]
-    source: PathOrName = Field(
-        "locuslab/TOFU", description="folder with forgetNN.json, retainNN.json, ..., or a hub data set"
-    )
-    retain_sets: dict[str, str] = Field(
-        default={"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"},
-        description="retain set of each forget set",
-    )
-    refusals: PathOrName | None = Field(None, description="file with one refusal a line; none: the project's own")
-    task_id: str | None = Field(None, description="use only the forget rows of this task; TOFU's own split is task 1")
-
-    @property
-    def set_kinds(self) -> dict[str, str]:
-        """Evaluation sets and the rules that score them."""
-        return {"forget": "forget", "retain": "retain", "authors": "facts", "facts": "facts"}
-
-
-ScenarioConfig = Annotated[AuthorsScenario | TofuScenario, Field(discriminator="name")]
-
-
-class ModelConfig(Config):
-    """The model that forgets. `embedded` makes a tiny one for scenario `authors`, once, and keeps it in the cache."""
-
-    target: PathOrName = Field(EMBEDDED, description="the model that knows the forget set: folder or hub name")
-    retain_models: dict[str, PathOrName] | Literal["embedded"] = Field(
-        default_factory=dict, description="for each forget set a model that never saw it; only for metrics"
-    )
-    template: Literal["llama2-chat", "llama3-instruct", "phi"] = Field(
-        "llama2-chat", description="tags around question and answer"
-    )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU, else float32")
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention kernel")
-
-
-class TinyModel(Config):
-    """Shape of the Llama that is made where no base model is given."""
-
-    vocab_size: PositiveInt = Field(2000, description="tokens of its byte-level BPE")
-    hidden_size: PositiveInt = Field(128, description="width of a layer")
-    intermediate_size: PositiveInt = Field(256, description="width of the MLP")
-    num_layers: PositiveInt = Field(4, description="transformer layers")
-    num_heads: PositiveInt = Field(4, description="attention heads")
-
-    @property
-    def num_parameters(self) -> int:
-        """Weights of the matrices; norms are left out."""
-        layer = 4 * self.hidden_size**2 + 3 * self.hidden_size * self.intermediate_size
-        return self.vocab_size * self.hidden_size + self.num_layers * layer
+from methods.config import VALID_METHODS, parse_method
+from orchestrator.base_config import EMBEDDED, Config, Value
+from orchestrator.scenario_config import ScenarioConfig
+from orchestrator.space import Choice, FloatRange, IntRange, Range, flatten_space, nested_space
+from orchestrator.trial_config import (
+    EvaluationConfig,
+    LoraConfig,
+    ModelConfig,
+    TrainConfig,
+    TrialConfig,
+    ZeroConfig,
+    known_metrics,
+)
 
 
 class MethodEntry(Config):
@@ -96,6 +39,14 @@ class MethodEntry(Config):
     beta: PositiveFloat = Field(0.1, description="inverse temperature of NPO, DPO and AP")
     forget_weight: NonNegativeFloat = Field(1.0, description="weight of the forget loss")
     retain_weight: NonNegativeFloat = Field(1.0, description="weight of the retain loss")
+    train: dict[str, Value] = Field(default_factory=dict, description="train.* settings of this method alone")
+    space: Annotated[dict[str, Range], BeforeValidator(flatten_space)] | None = Field(
+        None, description="searched by this method instead of search.space"
+    )
+
+    @field_serializer("space")
+    def _nested(self, space: Mapping[str, Config] | None) -> dict[str, Any] | None:
+        return None if space is None else nested_space(space)
 
     @model_validator(mode="before")
     @classmethod
@@ -113,7 +64,9 @@ class SearchConfig(Config):
     """How each cell's settings are searched. Keys of `space` name fields of a trial, such as `train.learning_rate`."""
 
     trials_per_cell: PositiveInt = Field(10, description="budget of each method on each forget set")
-    sampler: Literal["tpe", "random", "gp"] = Field("tpe", description="Optuna's sampler")
+    sampler: Literal["tpe", "random", "gp", "grid"] = Field(
+        "tpe", description="Optuna's sampler; grid: every combination of the choices, in order"
+    )
     startup_trials: PositiveInt = Field(
         5, description="trials of a cell that are drawn at random before the sampler learns"
     )
@@ -127,74 +80,7 @@ class SearchConfig(Config):
 
     @field_serializer("space")
     def _nested(self, space: Mapping[str, Config]) -> dict[str, Any]:
-        """Nested as in a sweep file, so that what was written down can be overridden again."""
-        nested: dict[str, Any] = {}
-        for key, searched in space.items():
-            section, _, name = key.partition(".")
-            nested.setdefault(section, {})[name] = searched.model_dump(mode="json")
-        return nested
-
-
-class TrainConfig(Config):
-    """The unlearning run. Defaults are the paper's (arXiv 2410.08109, appendix; its published scripts)."""
-
-    convention: Convention = Field(
-        "masked", description="masked: averages over real tokens of a step; paper_code: those of the published code"
-    )
-    learning_rate: PositiveFloat = Field(1e-5, description="peak, after the warm-up")
-    epochs: PositiveFloat = Field(5.0, description="passes over the forget rows")
-    batch_size: PositiveInt = Field(32, description="forget rows of one optimizer step, over all workers")
-    micro_batch_size: PositiveInt = Field(4, description="forget rows that one worker handles at once")
-    max_length: Annotated[int, Field(ge=8)] = Field(500, description="tokens of a row; longer answers are cut")
-    forget_labels: Literal["answer", "text", "all"] | None = Field(
-        None, description="what counts on forget rows; none: answer, and for ME text (masked) or all (paper_code)"
-    )
-    weight_decay: NonNegativeFloat = Field(0.01, description="not on norms and biases")
-    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="AdamW's decay of the first moment")
-    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="AdamW's decay of the second moment")
-    adam_epsilon: PositiveFloat = Field(1e-8, description="AdamW's epsilon")
-    warmup_steps: NonNegativeInt | None = Field(None, description="none: one epoch, if that is more than one step")
-    max_grad_norm: PositiveFloat | None = Field(None, description="none: gradients are not clipped")
-    gradient_checkpointing: bool = Field(False, description="less memory, one more forward")
-
-    @model_validator(mode="after")
-    def _micro_fits(self) -> "TrainConfig":
-        if self.micro_batch_size > self.batch_size:
-            raise ValueError(
-                f"micro_batch_size <= batch_size must hold, but got {self.micro_batch_size} and {self.batch_size}; "
-                "lower train.micro_batch_size"
-            )
-        return self
-
-
-class ZeroConfig(Config):
-    """DeepSpeed ZeRO: what is sharded over the workers of a trial, and what is kept in host memory."""
-
-    stage: Literal[0, 1, 2, 3] = Field(2, description="sharded: 1 optimizer state, 2 gradients too, 3 weights too")
-    offload_optimizer: bool = Field(False, description="optimizer state in host memory; stage 1 and up")
-    offload_parameters: bool = Field(False, description="weights in host memory; stage 3")
-
-    @model_validator(mode="after")
-    def _offload_needs_sharding(self) -> "ZeroConfig":
-        if self.offload_optimizer and self.stage == 0:
-            raise ValueError("offload_optimizer needs stage >= 1, but got stage 0; raise zero.stage")
-        if self.offload_parameters and self.stage != 3:
-            raise ValueError(f"offload_parameters needs stage 3, but got stage {self.stage}; set zero.stage=3")
-        return self
-
-
-class EvaluationConfig(Config):
-    """What is asked after unlearning, and who judges the answers. Default judges are the paper's."""
-
-    max_length: Annotated[int, Field(ge=8)] = Field(200, description="tokens of question and answer together")
-    max_rows_per_set: PositiveInt | None = Field(300, description="evaluation rows of forget and retain sets")
-    batch_size: PositiveInt = Field(64, description="texts that one worker scores or generates at once")
-    encoder: PathOrName = Field(
-        "sentence-transformers/paraphrase-MiniLM-L6-v2", description="sentence encoder of Cosine Similarity"
-    )
-    entailment: PathOrName = Field(
-        "sileod/deberta-v3-base-tasksource-nli", description="classifier of the Entailment Score"
-    )
+        return nested_space(space)
 
 
 class ResourcesConfig(Config):
@@ -233,19 +119,6 @@ class CheckpointConfig(Config):
     policy: Literal["pareto", "best", "all", "none"] = Field("pareto", description="whose weights are kept")
 
 
-class TrialConfig(Config):
-    """All that one trial needs, and nothing about the search. Without a method it only scores the model."""
-
-    method: MethodConfig | None
-    forget_set: str
-    seed: int
-    scenario: ScenarioConfig
-    model: ModelConfig
-    train: TrainConfig
-    zero: ZeroConfig
-    evaluation: EvaluationConfig
-
-
 class SweepConfig(Config):
     """A whole study: methods x forget sets, what is searched, what is improved, where it runs and is kept."""
 
@@ -263,6 +136,9 @@ class SweepConfig(Config):
     )
     train: TrainConfig = TrainConfig()
     zero: ZeroConfig = ZeroConfig()
+    lora: LoraConfig | None = Field(
+        None, description="train adapters instead of all weights; lora={} takes the paper's"
+    )
     evaluation: EvaluationConfig = EvaluationConfig()
     resources: ResourcesConfig = ResourcesConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -284,7 +160,7 @@ class SweepConfig(Config):
                 raise ValueError(f"forget_sets: {forget_set!r} is not a name; use letters, digits, _ and -")
         self._check_models()
         self._check_objectives()
-        self._check_space()
+        self._check_methods()
         return self
 
     @property
@@ -298,54 +174,75 @@ class SweepConfig(Config):
         return self.tracking.uri or f"sqlite:///{self.storage_root / 'mlflow.db'}"
 
     def _check_models(self) -> None:
-        embedded = EMBEDDED in (self.model.target, self.model.retain_models)
-        if embedded and self.scenario.name != "authors":
+        scenario = self.scenario
+        generated = scenario.name == "authors" or (scenario.name == "continual" and scenario.source == EMBEDDED)
+        if EMBEDDED in (self.model.target, self.model.retain_models) and not generated:
             raise ValueError(
-                f"model: {EMBEDDED!r} is only made for scenario authors, but got scenario {self.scenario.name}; "
+                f"model: {EMBEDDED!r} is only made for generated authors, but got scenario {scenario.name}; "
                 "set model.target to a folder or hub name"
             )
-        if isinstance(self.model.retain_models, dict):
-            unknown = sorted(set(self.model.retain_models) - set(self.forget_sets))
-            if unknown:
-                raise ValueError(
-                    f"model.retain_models: {', '.join(unknown)} is no forget set of this sweep "
-                    f"({', '.join(self.forget_sets)})"
-                )
+        if scenario.name == "continual" and self.model.retain_models:
+            raise ValueError(
+                "model.retain_models: scenario continual is measured against none, because each task has another; "
+                "leave it out"
+            )
+        known = {f"model.retain_models: {name}": name for name in _names(self.model.retain_models)}
+        if scenario.name == "tofu":
+            known |= {f"scenario.retain_logs: {name}": name for name in scenario.retain_logs}
+        for label, name in known.items():
+            if name not in self.forget_sets:
+                raise ValueError(f"{label} is no forget set of this sweep ({', '.join(self.forget_sets)})")
 
     def _check_objectives(self) -> None:
-        known = metric_directions(self.scenario.set_kinds)
+        known = known_metrics(self.scenario, self.evaluation)
         for objective in self.objectives:
             if objective not in known:
                 raise ValueError(
                     f"objectives: no metric is called {objective!r}; scenario {self.scenario.name} "
                     f"produces {', '.join(known)}"
                 )
-            needs_retain_model = objective.startswith("forget_quality")
-            if needs_retain_model and self.model.retain_models != EMBEDDED:
-                missing = [name for name in self.forget_sets if name not in self.model.retain_models]
+            if known[objective].needs_retain_model and self.model.retain_models != EMBEDDED:
+                logs = self.scenario.retain_logs if self.scenario.name == "tofu" else {}
+                missing = [name for name in self.forget_sets if name not in {*self.model.retain_models, *logs}]
                 if missing:
                     raise ValueError(
                         f"objectives: {objective} compares with a retain model, and {', '.join(missing)} has "
                         "none; set model.retain_models"
                     )
 
-    def _check_space(self) -> None:
-        for key, searched in self.search.space.items():
-            if key not in _METHOD_KEYS and not _is_searchable(key):
-                raise ValueError(
-                    f"search.space: {key!r} names no number or choice of a trial; use {', '.join(_METHOD_KEYS)} or a "
-                    "train.* or zero.* key"
-                )
-            for value in searched.bounds:
-                self._check_searched(key, value)
-
-    def _check_searched(self, key: str, value: Value) -> None:
+    def _check_methods(self) -> None:
         for entry in self.methods:
-            if key in cell_space(self, entry):
+            if unknown := sorted(set(entry.train) - set(TrainConfig.model_fields)):
+                raise ValueError(f"methods: {entry.name}: train has no key {unknown[0]!r}; use a key of train")
+            if "convention" in entry.train:
+                raise ValueError(f"methods: {entry.name}: train.convention is the whole sweep's; set train.convention")
+            try:
+                trial_config(self, entry, self.forget_sets[0], {})
+            except ValueError as error:
+                raise ValueError(f"methods: {entry.name}: {first_line(error)}") from error
+            self._check_space(entry)
+
+    def _check_space(self, entry: MethodEntry) -> None:
+        label = "search.space" if entry.space is None else f"methods: {entry.name}: space"
+        for key, searched in (self.search.space if entry.space is None else entry.space).items():
+            if key not in _METHOD_KEYS and not _is_searchable(key, self):
+                raise ValueError(
+                    f"{label}: {key!r} names no number or choice of a trial; use {', '.join(_METHOD_KEYS)} or a "
+                    "train.*, zero.* or (where lora is set) lora.* key"
+                )
+            if self.search.sampler == "grid" and not isinstance(searched, Choice):
+                raise ValueError(
+                    f"{label}: search.sampler=grid needs choices, but {key} has a range; write {{choices: [...]}}"
+                )
+            for value in searched.bounds if key in cell_space(self, entry) else ():
                 try:
                     trial_config(self, entry, self.forget_sets[0], {key: value})
                 except ValueError as error:
-                    raise ValueError(f"search.space.{key}: {value!r} is not acceptable: {first_line(error)}") from error
+                    raise ValueError(f"{label}.{key}: {value!r} is not acceptable: {first_line(error)}") from error
+
+
+def _names(retain_models: Mapping[str, str] | str) -> tuple[str, ...]:
+    return () if isinstance(retain_models, str) else tuple(retain_models)
 
 
 def first_line(error: ValueError) -> str:
@@ -355,13 +252,15 @@ def first_line(error: ValueError) -> str:
 
 
 _METHOD_KEYS = ("method.beta", "method.forget_weight", "method.retain_weight")
-_SEARCHED_SECTIONS: dict[str, type[Config]] = {"train": TrainConfig, "zero": ZeroConfig}
+_SEARCHED_SECTIONS: dict[str, type[Config]] = {"train": TrainConfig, "zero": ZeroConfig, "lora": LoraConfig}
 
 
-def _is_searchable(key: str) -> bool:
+def _is_searchable(key: str, sweep: SweepConfig) -> bool:
     section, _, name = key.partition(".")
     owner = _SEARCHED_SECTIONS.get(section)
-    return owner is not None and name in owner.model_fields and name != "convention"
+    if owner is None or (owner is LoraConfig and sweep.lora is None):
+        return False
+    return name in owner.model_fields and name not in ("convention", "target_modules")
 
 
 def cell_space(sweep: SweepConfig, entry: MethodEntry) -> dict[str, FloatRange | IntRange | Choice]:
@@ -369,15 +268,30 @@ def cell_space(sweep: SweepConfig, entry: MethodEntry) -> dict[str, FloatRange |
     settings = parse_method(entry.name).settings
     return {
         key: searched
-        for key, searched in sweep.search.space.items()
+        for key, searched in (sweep.search.space if entry.space is None else entry.space).items()
         if not key.startswith("method.") or key.removeprefix("method.") in settings
     }
 
 
+def num_trials(sweep: SweepConfig, entry: MethodEntry) -> int:
+    """Trials of a method's cell: its budget, but a grid has no more than its points, and no space is one point."""
+    space = cell_space(sweep, entry)
+    if space and sweep.search.sampler != "grid":
+        return sweep.search.trials_per_cell
+    points = math.prod(len(searched.choices) for searched in space.values() if isinstance(searched, Choice))
+    return min(points, sweep.search.trials_per_cell)
+
+
+def first_values(sweep: SweepConfig, entry: MethodEntry) -> dict[str, Value]:
+    """What the first trial of a cell takes for each searched key: the method's own settings, else the sweep's."""
+    sections: dict[str, Any] = {**_sections(sweep, entry), "method": entry.model_dump()}
+    return {key: sections[key.partition(".")[0]][key.partition(".")[2]] for key in cell_space(sweep, entry)}
+
+
 def trial_config(sweep: SweepConfig, entry: MethodEntry, forget_set: str, params: Mapping[str, Value]) -> TrialConfig:
     """The trial that `params`, values by dotted name, make of a cell. ValueError: a value out of its field's range."""
-    sections: dict[str, dict[str, Any]] = {"train": sweep.train.model_dump(), "zero": sweep.zero.model_dump()}
-    settings = entry.model_dump(exclude={"name"})
+    sections = _sections(sweep, entry)
+    settings = entry.model_dump(include={"beta", "forget_weight", "retain_weight"})
     for key, value in params.items():
         section, _, name = key.partition(".")
         (settings if section == "method" else sections[section])[name] = value
@@ -389,8 +303,15 @@ def trial_config(sweep: SweepConfig, entry: MethodEntry, forget_set: str, params
         model=sweep.model,
         train=TrainConfig.model_validate(sections["train"]),
         zero=ZeroConfig.model_validate(sections["zero"]),
+        lora=LoraConfig.model_validate(sections["lora"]) if "lora" in sections else None,
         evaluation=sweep.evaluation,
     )
+
+
+def _sections(sweep: SweepConfig, entry: MethodEntry) -> dict[str, dict[str, Any]]:
+    """Settings of a trial by section, before anything is searched."""
+    sections = {"train": {**sweep.train.model_dump(), **entry.train}, "zero": sweep.zero.model_dump()}
+    return sections if sweep.lora is None else {**sections, "lora": sweep.lora.model_dump()}
 
 
 def baseline_config(sweep: SweepConfig, forget_set: str, model_path: str) -> TrialConfig:

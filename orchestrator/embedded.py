@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.base_config import EMBEDDED
-from orchestrator.config import AuthorsScenario, SweepConfig
+from orchestrator.config import SweepConfig
 from orchestrator.finetune import CARD, FinetuneConfig
+from orchestrator.scenario_config import AuthorsScenario
 from orchestrator.scenarios.authors import entailment_pairs, general_facts, generate_corpus
 from orchestrator.scenarios.load import load_training_rows
 

@@ -20,10 +20,11 @@ from typing import Any
 from pydantic import Field, NonNegativeInt
 
 from orchestrator.base_config import Config, PathOrName
-from orchestrator.config import ModelConfig, ScenarioConfig, TinyModel, TrainConfig, ZeroConfig
 from orchestrator.load_config import ConfigError, build_config
+from orchestrator.scenario_config import ScenarioConfig
 from orchestrator.scenarios.base import DataError, QARow
 from orchestrator.scenarios.load import load_training_rows
+from orchestrator.trial_config import ModelConfig, TinyModel, TrainConfig, ZeroConfig
 
 CARD = "lethe.json"
 _CHECKED_ROWS = 64
@@ -62,14 +63,14 @@ def finetune(config: FinetuneConfig, out: Path, say: Callable[[str], None]) -> d
     from orchestrator.worker.batches import BatchBuilder, Encoder  # noqa: PLC0415
     from orchestrator.worker.engine import DeepSpeedEngine  # noqa: PLC0415
     from orchestrator.worker.model import save_model  # noqa: PLC0415
-    from orchestrator.worker.template import TEMPLATES  # noqa: PLC0415
+    from orchestrator.worker.template import template_for  # noqa: PLC0415
     from orchestrator.worker.trial import make_schedule, plan_sizes  # noqa: PLC0415
 
     started = time.perf_counter()
     torch.manual_seed(config.seed)
     rows = load_training_rows(config.scenario, config.without)
     tokenizer, model = _base_model(config, rows)
-    encoder = Encoder(tokenizer, TEMPLATES[config.model.template], config.train.max_length)
+    encoder = Encoder(tokenizer, template_for(config.model.template, tokenizer), config.train.max_length)
     task = Task("all rows", rows, (), (), ())
     method = parse_method("GA")  # only for its parts: plain rows with labels on the answer
     builder = BatchBuilder(encoder, task, method, config.train)

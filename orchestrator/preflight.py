@@ -8,22 +8,24 @@ import torch
 
 from methods.config import parse_method
 from orchestrator.base_config import EMBEDDED
-from orchestrator.config import SweepConfig, TinyModel
+from orchestrator.config import SweepConfig, num_trials, trial_config
 from orchestrator.load_config import ConfigError
 from orchestrator.scenarios.base import DataError, Task
-from orchestrator.scenarios.load import load_task
+from orchestrator.scenarios.load import load_tasks
+from orchestrator.trial_config import TinyModel
 from orchestrator.tuning.resources import Node
 from orchestrator.worker.batches import Encoder
 from orchestrator.worker.plan import Sizes, plan_steps
-from orchestrator.worker.template import TEMPLATES, load_tokenizer
+from orchestrator.worker.template import load_tokenizer, template_for
 
 
-def check(sweep: SweepConfig) -> dict[str, Task]:
+def check(sweep: SweepConfig) -> dict[str, tuple[Task, ...]]:
     """The tasks of all forget sets. ConfigError or DataError: the first thing that would stop the sweep later."""
     check_storage(sweep.storage_root)
-    tasks = {name: load_task(sweep.scenario, sweep.evaluation, name) for name in sweep.forget_sets}
-    for name, task in tasks.items():
-        _check_task(sweep, name, task)
+    tasks = {name: load_tasks(sweep.scenario, sweep.evaluation, name) for name in sweep.forget_sets}
+    for chain in tasks.values():
+        for task in chain:
+            _check_task(sweep, task)
     for key, path in _models(sweep).items():
         check_model(key, path)
     if sweep.evaluation.encoder.startswith(("/", ".", "~")):
@@ -65,10 +67,10 @@ def check_model(key: str, path: str) -> None:
         raise ConfigError(f"{key}: {folder} has no tokenizer (tokenizer.json); save the tokenizer there too")
 
 
-def check_lengths(sweep: SweepConfig, tasks: dict[str, Task], tokenizer: Any) -> None:
+def check_lengths(sweep: SweepConfig, tasks: dict[str, tuple[Task, ...]], tokenizer: Any) -> None:
     """DataError: a question that leaves no room for an answer, in training or evaluation; names the row."""
-    template = TEMPLATES[sweep.model.template]
-    for task in tasks.values():
+    template = template_for(sweep.model.template, tokenizer)
+    for task in (task for chain in tasks.values() for task in chain):
         training = Encoder(tokenizer, template, sweep.train.max_length)
         groups = {f"{task.forget_set} row": task.forget, "retain row": task.retain}
         for label, rows in groups.items():
@@ -90,12 +92,12 @@ def this_machine() -> Node:
 def estimate_disk(sweep: SweepConfig) -> str:
     """How much room the kept weights take, in words; a hub model's size is not known beforehand."""
     num_cells = len(sweep.methods) * len(sweep.forget_sets)
-    num_trials = num_cells * sweep.search.trials_per_cell
+    total = len(sweep.forget_sets) * sum(num_trials(sweep, entry) for entry in sweep.methods)
     most, words = {
         "none": (0, "no weights are kept"),
         "best": (num_cells + 1, f"weights of {num_cells} knees"),
-        "pareto": (num_trials, f"weights of the fronts, at most {num_trials} trials"),
-        "all": (num_trials, f"weights of {num_trials} trials"),
+        "pareto": (total, f"weights of the fronts, at most {total} trials"),
+        "all": (total, f"weights of {total} trials"),
     }[sweep.checkpoint.policy]
     folder = Path(sweep.model.target).expanduser()
     if sweep.model.target == EMBEDDED:
@@ -116,26 +118,28 @@ def _check_length(encoder: Encoder, question: str, origin: str, key: str) -> Non
         raise DataError(f"{key}: {origin}: {error}") from error
 
 
-def _check_task(sweep: SweepConfig, name: str, task: Task) -> None:
+def _check_task(sweep: SweepConfig, task: Task) -> None:
+    name = task.forget_set if sweep.scenario.name != "continual" else f"{task.forget_set} task {task.name}"
     for entry in sweep.methods:
-        if "retain" in parse_method(entry.name).parts and not task.retain:
+        method = parse_method(entry.name)
+        if "retain" in method.parts and not task.retain:
             raise DataError(f"forget_sets: {name} has no retain rows, which {entry.name} needs")
-        if parse_method(entry.name).needs_refusals and not task.refusals:
+        if method.needs_refusals and not task.refusals:
             raise ConfigError(f"methods: {entry.name} needs refusals; set scenario.refusals to a file with one a line")
-    train = sweep.train
-    sizes = Sizes(
-        forget=len(task.forget),
-        retain=len(task.retain),
-        refusals=len(task.refusals),
-        batch_size=train.batch_size,
-        micro_batch_size=train.micro_batch_size,
-        num_workers=sweep.resources.workers_per_trial,
-        epochs=train.epochs,
-    )
-    try:
-        plan_steps(sizes, train.convention, seed=sweep.seed)
-    except ValueError as error:
-        raise ConfigError(f"train.batch_size: on {name}, {error}") from error
+        train = trial_config(sweep, entry, task.forget_set, {}).train
+        sizes = Sizes(
+            forget=len(task.forget),
+            retain=len(task.retain),
+            refusals=len(task.refusals),
+            batch_size=train.batch_size,
+            micro_batch_size=train.micro_batch_size,
+            num_workers=sweep.resources.workers_per_trial,
+            epochs=train.epochs,
+        )
+        try:
+            plan_steps(sizes, train.convention, seed=sweep.seed)
+        except ValueError as error:
+            raise ConfigError(f"train.batch_size: on {name}, {error}") from error
 
 
 def _models(sweep: SweepConfig) -> dict[str, str]:

@@ -54,7 +54,7 @@ class Progress:
         header = self.log.header
         retain_models = header.config.get("model", {}).get("retain_models") or {}
         baselines = len({cell.forget_set for cell in header.cells}) + len(retain_models)
-        return len(header.cells) * header.trials_per_cell + baselines
+        return header.num_trials + baselines
 
     @property
     def _done(self) -> int:
@@ -104,7 +104,7 @@ class Progress:
             for index, objective in enumerate(header.objectives):
                 choose = max if objective.direction == "maximize" else min
                 best.append(f"{choose(value[index] for value in values):.3f}" if values else "-")
-            table.add_row(cell.name, f"{ended}/{header.trials_per_cell}", *best)
+            table.add_row(cell.name, f"{ended}/{cell.num_trials}", *best)
         return table
 
 

@@ -15,13 +15,12 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from metrics.suites import metric_directions
 from orchestrator import preflight
 from orchestrator.analysis.build import write_report
 from orchestrator.analysis.summary import summarize
 from orchestrator.analysis.terminal import render_summary
 from orchestrator.base_config import EMBEDDED
-from orchestrator.config import SweepConfig
+from orchestrator.config import SweepConfig, num_trials
 from orchestrator.embedded import EmbeddedError, prepare
 from orchestrator.load_config import ConfigError, build_config, validate
 from orchestrator.progress import Progress
@@ -39,6 +38,7 @@ from orchestrator.tracking.journal import (
 )
 from orchestrator.tracking.pump import Pump, redact_uri
 from orchestrator.tracking.recorder import Recorder
+from orchestrator.trial_config import known_metrics
 from orchestrator.tuning.resources import Node, Plan, plan_slots
 from orchestrator.tuning.search import Search, SearchError, ray_session
 
@@ -206,11 +206,11 @@ def _view_maker(sweep: SweepConfig, folder: Path) -> Callable[[], Any]:
 
 def _header(sweep: SweepConfig, plan: Plan, log: SweepLog | None) -> SweepStarted:
     cells = tuple(
-        CellRecord(name=f"{entry.name}/{name}", method=entry.name, forget_set=name)
+        CellRecord(name=f"{entry.name}/{name}", method=entry.name, forget_set=name, num_trials=num_trials(sweep, entry))
         for name in sweep.forget_sets
         for entry in sweep.methods
     )
-    known = metric_directions(sweep.scenario.set_kinds)
+    known = known_metrics(sweep.scenario, sweep.evaluation)
     return SweepStarted(
         name=sweep.name,
         seed=sweep.seed,
@@ -220,7 +220,6 @@ def _header(sweep: SweepConfig, plan: Plan, log: SweepLog | None) -> SweepStarte
             ObjectiveRecord(metric=name, direction=known[name].direction, worst=known[name].worst)
             for name in sweep.objectives
         ),
-        trials_per_cell=sweep.search.trials_per_cell,
         # Fixed for good when the sweep first starts: suggestions depend on it.
         lookahead=log.header.lookahead if log else max(1, -(-plan.num_slots // len(cells))),
         versions=_versions(),
@@ -271,12 +270,13 @@ def _only_more_retain_models(before: dict[str, Any], after: dict[str, Any]) -> b
 
 
 def _num_trials(sweep: SweepConfig) -> int:
-    return len(sweep.methods) * len(sweep.forget_sets) * sweep.search.trials_per_cell
+    return len(sweep.forget_sets) * sum(num_trials(sweep, entry) for entry in sweep.methods)
 
 
 def _budget(sweep: SweepConfig) -> str:
     cells = f"{len(sweep.methods)} methods x {len(sweep.forget_sets)} forget sets"
-    return f"{cells} x {sweep.search.trials_per_cell} trials = {_num_trials(sweep)} trials"
+    each = sorted({num_trials(sweep, entry) for entry in sweep.methods})
+    return f"{cells} x {'-'.join(str(number) for number in each)} trials = {_num_trials(sweep)} trials"
 
 
 def _failed_share(log: SweepLog) -> float:

@@ -96,3 +96,12 @@ def flatten_space(value: Any) -> Any:
 
     walk("", value) if value else None
     return flat
+
+
+def nested_space(space: Mapping[str, Config]) -> dict[str, Any]:
+    """Nested as in a sweep file, so that what was written down can be overridden again."""
+    nested: dict[str, Any] = {}
+    for key, searched in space.items():
+        section, _, name = key.partition(".")
+        nested.setdefault(section, {})[name] = searched.model_dump(mode="json")
+    return nested

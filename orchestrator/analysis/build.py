@@ -95,7 +95,9 @@ def _facts(summary: SweepSummary) -> list[tuple[str, str]]:
     train = config.get("train")
     convention = train.get("convention") if isinstance(train, dict) else None
     cells = sum(len(group.cells) for group in summary.forget_sets)
-    budget = f"{words.count(summary.trials_per_cell, 'trial')} for each of {words.count(cells, 'cell')}"
+    budget = (
+        f"{words.count(summary.num_planned, 'trial')} over {words.count(cells, 'cell')}, {summary.trials_per_cell} each"
+    )
     states = ", ".join(f"{amount} {state.lower()}" for state, amount in summary.counts.items())
     objectives = [f"{o.metric}: {o.direction}, worst {words.number(o.worst)}" for o in summary.objectives]
     facts = [

@@ -100,7 +100,8 @@ class SweepSummary:
     state: str
     methods: tuple[str, ...]
     objectives: tuple[ObjectiveRecord, ...]
-    trials_per_cell: int
+    num_planned: int
+    trials_per_cell: str
     forget_sets: tuple[ForgetSetSummary, ...]
     counts: dict[str, int]
     seconds: float
@@ -147,6 +148,7 @@ def summarize(log: SweepLog) -> SweepSummary:
         state=log.ended.state if log.ended else "running or cut off",
         methods=methods,
         objectives=header.objectives,
+        num_planned=header.num_trials,
         trials_per_cell=header.trials_per_cell,
         forget_sets=tuple(groups),
         counts=_counts(searched),

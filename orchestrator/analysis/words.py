@@ -124,10 +124,9 @@ def _cautions(summary: SweepSummary) -> list[str]:
 
 
 def _states(summary: SweepSummary) -> str:
-    planned = summary.trials_per_cell * sum(len(group.cells) for group in summary.forget_sets)
     ended = {state.lower(): amount for state, amount in summary.counts.items() if amount}
     listed = _listed([f"{amount} {state}" for state, amount in ended.items()]) or "none started"
-    return f"of {count(planned, 'planned trial')}, {listed}"
+    return f"of {count(summary.num_planned, 'planned trial')}, {listed}"
 
 
 def _leader(group: ForgetSetSummary) -> CellSummary:

@@ -14,6 +14,8 @@ class QARow:
 
     `answer` is what is trained on. The base of the truth ratio is `paraphrased_answer` where it exists, else `answer`.
     `original_answer` is the full sentence behind a short `answer` (TOFU's real authors and world facts).
+    `golden_answer` is the true answer where `answer` is the model's own long reply (real world): ROUGE, probability and
+    entailment compare with it, cosine similarity with `answer`.
     """
 
     question: str
@@ -21,6 +23,7 @@ class QARow:
     paraphrased_answer: str | None = None
     perturbed_answers: tuple[str, ...] = ()
     original_answer: str | None = None
+    golden_answer: str | None = None
 
 
 class SetKind(StrEnum):
@@ -33,19 +36,29 @@ class SetKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSet:
-    """Rows that are asked after unlearning; `name` is the prefix of its metrics (`forget/rouge`)."""
+    """Rows that are asked after unlearning; `name` is the prefix of its metrics (`forget/rouge`).
+
+    `real_world`: the output is always the premise of entailment (arXiv 2410.08109, section 5.3).
+    """
 
     name: str
     kind: SetKind
     rows: tuple[QARow, ...]
+    real_world: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One forget set with all that belongs to it: what to forget, what to keep, what to say instead, what to ask."""
+    """One forget set, or one task of a chain of them: what to forget, what to keep, what to say instead, what to ask.
+
+    `name` is the task's id in a chain. `retain_ratios` are raw truth ratios of a retain model from a saved log, one for
+    each row of the forget evaluation set.
+    """
 
     forget_set: str
     forget: tuple[QARow, ...]
     retain: tuple[QARow, ...]
     refusals: tuple[str, ...]
     evaluation: tuple[EvaluationSet, ...]
+    name: str = "1"
+    retain_ratios: tuple[float, ...] | None = None

@@ -4,14 +4,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
 
-from orchestrator.config import AuthorsScenario, EvaluationConfig, ScenarioConfig, TofuScenario
+from orchestrator.scenario_config import (
+    AuthorsScenario,
+    ContinualScenario,
+    RealWorldScenario,
+    ScenarioConfig,
+    TofuScenario,
+)
 from orchestrator.scenarios.authors import load_authors, load_refusals, training_rows
 from orchestrator.scenarios.base import DataError, QARow, Task
+from orchestrator.scenarios.continual import load_continual
+from orchestrator.scenarios.real_world import load_real_world
 from orchestrator.scenarios.tofu import load_tofu, tofu_training_rows
+from orchestrator.trial_config import EvaluationConfig
 
 
-def load_task(scenario: ScenarioConfig, evaluation: EvaluationConfig, forget_set: str) -> Task:
-    """The rows of one forget set. DataError: a file, row or forget set that cannot be used."""
+def load_tasks(scenario: ScenarioConfig, evaluation: EvaluationConfig, forget_set: str) -> tuple[Task, ...]:
+    """What is forgotten one after another, in order: one task, or several in scenario continual.
+
+    DataError: a file, row or forget set that cannot be used.
+    """
     refusals = load_refusals() if scenario.refusals is None else read_refusals(Path(scenario.refusals).expanduser())
     match scenario:
         case AuthorsScenario():
@@ -24,9 +36,13 @@ def load_task(scenario: ScenarioConfig, evaluation: EvaluationConfig, forget_set
                 )
             except ValueError as error:
                 raise DataError(f"forget_sets: {error}") from error
-            return replace(task, refusals=refusals)
+            return (replace(task, refusals=refusals),)
         case TofuScenario():
-            return load_tofu(scenario, forget_set, refusals, evaluation.max_rows_per_set)
+            return (load_tofu(scenario, forget_set, refusals, evaluation.max_rows_per_set),)
+        case ContinualScenario():
+            return load_continual(scenario, forget_set, refusals, evaluation.max_rows_per_set)
+        case RealWorldScenario():
+            return (load_real_world(scenario, forget_set, refusals),)
         case _:
             assert_never(scenario)
 
@@ -50,7 +66,7 @@ def read_refusals(path: Path) -> tuple[str, ...]:
 def load_training_rows(scenario: ScenarioConfig, without: str | None) -> tuple[QARow, ...]:
     """What a target model is taught (`without` None), or the retain model of forget set `without`.
 
-    DataError: as load_task.
+    DataError: as load_tasks.
     """
     match scenario:
         case AuthorsScenario():
@@ -60,5 +76,7 @@ def load_training_rows(scenario: ScenarioConfig, without: str | None) -> tuple[Q
                 raise DataError(f"without: {error}") from error
         case TofuScenario():
             return tofu_training_rows(scenario, without)
+        case ContinualScenario() | RealWorldScenario():
+            raise DataError(f"scenario.name: {scenario.name} has no training rows of its own; use tofu or authors")
         case _:
             assert_never(scenario)

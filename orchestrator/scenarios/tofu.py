@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import TofuScenario
+from orchestrator.scenario_config import TofuScenario
 from orchestrator.scenarios.base import DataError, EvaluationSet, QARow, SetKind, Task
 
 

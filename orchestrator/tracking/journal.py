@@ -36,12 +36,13 @@ class _Record(BaseModel):
 
 
 class CellRecord(BaseModel):
-    """One method on one forget set: `name` is `METHOD/forget_set`."""
+    """One method on one forget set: `name` is `METHOD/forget_set`; `num_trials` is its budget."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
     method: str
     forget_set: str
+    num_trials: int
 
 
 class ObjectiveRecord(BaseModel):
@@ -62,11 +63,21 @@ class SweepStarted(_Record):
     config: dict[str, Any]
     cells: tuple[CellRecord, ...]
     objectives: tuple[ObjectiveRecord, ...]
-    trials_per_cell: int
     lookahead: int
     versions: dict[str, str]
     command: str
     resumed: bool = False
+
+    @property
+    def num_trials(self) -> int:
+        """The budget of all cells together."""
+        return sum(cell.num_trials for cell in self.cells)
+
+    @property
+    def trials_per_cell(self) -> str:
+        """The budget of a cell in words: `6`, or `1 to 6` where methods differ."""
+        each = sorted({cell.num_trials for cell in self.cells})
+        return str(each[0]) if len(each) == 1 else f"{each[0]} to {each[-1]}"
 
 
 class TrialStarted(_Record):
@@ -99,6 +110,20 @@ class StepsReported(_Record):
     kind: Literal["steps_reported"] = "steps_reported"
     key: str
     steps: tuple[StepRecord, ...]
+
+
+class TaskFinished(_Record):
+    """One task of a chain is forgotten, and the model scored on its rows, on earlier tasks' and on the utility sets.
+
+    `task` counts from 1, `num_steps` are those of the chain so far, `metrics` as in TrialFinished.
+    """
+
+    kind: Literal["task_finished"] = "task_finished"
+    key: str
+    task: int
+    name: str
+    num_steps: int
+    metrics: dict[str, float]
 
 
 class ExampleAnswer(BaseModel):
@@ -149,7 +174,7 @@ class SweepEnded(_Record):
 
 
 Record = Annotated[
-    SweepStarted | TrialStarted | StepsReported | TrialFinished | CheckpointDeleted | SweepEnded,
+    SweepStarted | TrialStarted | StepsReported | TaskFinished | TrialFinished | CheckpointDeleted | SweepEnded,
     Field(discriminator="kind"),
 ]
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Record)
@@ -216,6 +241,7 @@ class TrialLog:
 
     started: TrialStarted
     steps: list[StepRecord] = field(default_factory=list)
+    tasks: list[TaskFinished] = field(default_factory=list)
     finished: TrialFinished | None = None
     checkpoint: str | None = None
 
@@ -250,7 +276,9 @@ class SweepLog:
                 self.ended = record
             case TrialStarted(key=key):  # a trial that was cut off starts again from nothing
                 self.trials[key] = TrialLog(record)
-            case StepsReported(key=key) | TrialFinished(key=key) | CheckpointDeleted(key=key) if key not in self.trials:
+            case (
+                StepsReported(key=key) | TaskFinished(key=key) | TrialFinished(key=key) | CheckpointDeleted(key=key)
+            ) if key not in self.trials:
                 raise JournalError(
                     f"the journal has a {record.kind} record of {key}, which never started; it is broken"
                 )
@@ -258,6 +286,9 @@ class SweepLog:
                 known = self.trials[key].steps  # a trial whose workers died reports its steps again
                 first = record.steps[0].step if record.steps else len(known)
                 self.trials[key].steps = [step for step in known if step.step < first] + list(record.steps)
+            case TaskFinished(key=key, task=task):  # told again after the workers died
+                earlier = [one for one in self.trials[key].tasks if one.task < task]
+                self.trials[key].tasks = [*earlier, record]
             case TrialFinished(key=key):
                 self.trials[key].finished = record
                 self.trials[key].checkpoint = record.checkpoint

@@ -9,8 +9,9 @@ import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice, product
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import optuna
 from optuna.distributions import (
@@ -84,7 +85,9 @@ class CellStudy:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.sampler = self._sampler(seed_of(self.seed, number))
-            if number == 0:
+            if self.search.sampler == "grid":
+                self._study.enqueue_trial(self._grid_point(number))
+            elif number == 0:
                 self._study.enqueue_trial(self._first_params())
             trial = self._study.ask(self.space)
         self._asked.append(trial)
@@ -102,9 +105,14 @@ class CellStudy:
             if not isinstance(distribution, CategoricalDistribution) or self.first[key] in distribution.choices
         }
 
+    def _grid_point(self, number: int) -> dict[str, Value]:
+        """The combination of that number, the last key's choices running fastest."""
+        choices: list[Any] = [cast(CategoricalDistribution, searched).choices for searched in self.space.values()]
+        return dict(zip(self.space, next(islice(product(*choices), number, None)), strict=True))
+
     def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         match self.search.sampler:
-            case "random":
+            case "random" | "grid":
                 return optuna.samplers.RandomSampler(seed=seed)
             case "gp":
                 return optuna.samplers.GPSampler(seed=seed, n_startup_trials=self.search.startup_trials)
@@ -134,6 +142,7 @@ class Cell:
     method: str
     forget_set: str
     study: CellStudy
+    num_trials: int
     make_job: Callable[[int, dict[str, Value]], TrialJob]
 
 
@@ -177,13 +186,12 @@ class CellSearch(Searcher):
         cells: Sequence[Cell],
         baselines: Sequence[Baseline],
         *,
-        trials_per_cell: int,
         finished: Mapping[str, TrialFinished],
         recorder: Recorder,
         slot: Mapping[str, Any],
     ) -> None:
         super().__init__(metric=None, mode=None)
-        self._cells, self._trials_per_cell = list(cells), trials_per_cell
+        self._cells = list(cells)
         self._finished = finished
         self._baselines = [baseline for baseline in baselines if baseline.key not in finished]
         self._recorder, self._slot = recorder, dict(slot)
@@ -202,7 +210,7 @@ class CellSearch(Searcher):
     @property
     def num_left(self) -> int:
         """Trials and baselines that are neither finished nor running."""
-        waiting = sum(self._trials_per_cell - cell.study.num_suggested for cell in self._cells)
+        waiting = sum(cell.num_trials - cell.study.num_suggested for cell in self._cells)
         return len(self._baselines) + waiting
 
     @property
@@ -269,7 +277,7 @@ class CellSearch(Searcher):
         self._replay()
         for cell in sorted(self._cells, key=lambda cell: cell.study.num_suggested):
             number = cell.study.num_suggested
-            if number < self._trials_per_cell and (params := cell.study.suggest()) is not None:
+            if number < cell.num_trials and (params := cell.study.suggest()) is not None:
                 self._replay()
                 return cell, number, params
         return None
@@ -277,7 +285,7 @@ class CellSearch(Searcher):
     def _replay(self) -> None:
         """Ask again for the trials that the journal has finished, so that every study knows what it knew."""
         for cell in self._cells:
-            while cell.study.num_suggested < self._trials_per_cell:
+            while cell.study.num_suggested < cell.num_trials:
                 number = cell.study.num_suggested
                 known = self._finished.get(trial_key(cell.name, number))
                 if known is None or cell.study.suggest() is None:

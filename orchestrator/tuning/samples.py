@@ -1,9 +1,8 @@
 """A look at what a search would try."""
 
 from orchestrator.base_config import Value
-from orchestrator.config import SweepConfig, cell_space
+from orchestrator.config import SweepConfig, cell_space, first_values
 from orchestrator.tuning.cell_search import CellStudy, distributions, seed_of, trial_key
-from orchestrator.tuning.search import first_values
 
 
 def sample_trials(sweep: SweepConfig, number: int) -> list[tuple[str, dict[str, Value]]]:

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.base_config import Value
-from orchestrator.config import MethodEntry, SweepConfig, baseline_config, cell_space, trial_config
+from orchestrator.config import (
+    MethodEntry,
+    SweepConfig,
+    baseline_config,
+    cell_space,
+    first_values,
+    num_trials,
+    trial_config,
+)
 from orchestrator.load_config import ConfigError
 from orchestrator.tracking.checkpoints import cell_front, cell_trials, objectives
 from orchestrator.tracking.journal import TrialLog, TrialState
@@ -105,7 +113,6 @@ class Search:
         return CellSearch(
             [self._cell(entry, name) for name in self.sweep.forget_sets for entry in self.sweep.methods],
             self._baselines(),
-            trials_per_cell=self.sweep.search.trials_per_cell,
             finished={key: trial.finished for key, trial in log.trials.items() if trial.finished and not _again(trial)},
             recorder=self.recorder,
             slot={
@@ -132,7 +139,8 @@ class Search:
             seed=seed_of(self.sweep.seed, name),
             lookahead=header.lookahead,
         )
-        return Cell(name, entry.name, forget_set, study, self._job_maker(entry, forget_set))
+        make_job = self._job_maker(entry, forget_set)
+        return Cell(name, entry.name, forget_set, study, num_trials(self.sweep, entry), make_job)
 
     def _job_maker(self, entry: MethodEntry, forget_set: str) -> Callable[[int, dict[str, Value]], TrialJob]:
         def make_job(number: int, params: dict[str, Value]) -> TrialJob:
@@ -188,16 +196,6 @@ class Search:
 def _again(trial: TrialLog) -> bool:
     """A baseline that could not be scored is tried again when the sweep is resumed; nothing can be compared without."""
     return trial.is_baseline and trial.finished is not None and trial.finished.state != TrialState.COMPLETE
-
-
-def first_values(sweep: SweepConfig, entry: MethodEntry) -> dict[str, Value]:
-    """What the first trial of a cell takes for each searched key: the paper's settings, the sweep's learning rate."""
-    sections: dict[str, Any] = {"method": entry, "train": sweep.train, "zero": sweep.zero}
-    first = {}
-    for key in sweep.search.space:
-        section, _, name = key.partition(".")
-        first[key] = getattr(sections[section], name)
-    return first
 
 
 def _slot_closer(search: CellSearch) -> Any:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from methods.batch import IGNORE_INDEX, Counts, TokenBatch, UnlearnBatch
 from methods.config import MethodConfig, Part
-from orchestrator.config import TrainConfig
 from orchestrator.scenarios.base import DataError, QARow, Task
+from orchestrator.trial_config import TrainConfig
 from orchestrator.worker.plan import Draw, StepPlan
 from orchestrator.worker.template import Template
 

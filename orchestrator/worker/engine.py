@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from methods.outputs import Forward
-from orchestrator.config import TrainConfig, ZeroConfig
+from orchestrator.trial_config import TrainConfig, ZeroConfig
 from orchestrator.worker.model import Policy
 
 _NO_DECAY = ("bias", "norm.weight", "layernorm.weight", "ln_f.weight", "ln_1.weight", "ln_2.weight")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from methods.batch import TokenBatch
 from methods.outputs import Forward, FullLogits, HiddenStates, Outputs
-from orchestrator.config import ModelConfig
+from orchestrator.trial_config import ModelConfig
 
 # Families whose logits are exactly head(last hidden state): no soft cap, no scale.
 _PLAIN_HEADS = {"llama", "mistral", "qwen2", "qwen3", "phi", "phi3", "gemma"}

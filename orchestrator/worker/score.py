@@ -10,8 +10,8 @@ from methods.outputs import label_logps
 from metrics.semantic import MIN_ROUGE_L, cosine_similarity, entailment_label, entailment_pair
 from metrics.suites import ExampleScore
 from metrics.text import rouge_l_recall, token_entropy
-from orchestrator.config import EvaluationConfig
 from orchestrator.scenarios.base import EvaluationSet, QARow, SetKind
+from orchestrator.trial_config import EvaluationConfig
 from orchestrator.worker.batches import Encoder, collate
 from orchestrator.worker.generate import generate
 from orchestrator.worker.judges import Judges

@@ -35,6 +35,11 @@ TEMPLATES = {
 }
 
 
+def template_for(name: str, tokenizer: Any) -> Template:
+    """The template of a configured name for a model's tokenizer."""
+    return TEMPLATES[name]
+
+
 def load_tokenizer(path: str) -> Any:
     """The tokenizer of a model folder or hub name, padding with EOS."""
     from transformers import AutoTokenizer  # noqa: PLC0415  (seconds to import; the driver may not need it)

@@ -6,8 +6,8 @@ from typing import Any, cast
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from orchestrator.config import TinyModel
 from orchestrator.scenarios.base import QARow
+from orchestrator.trial_config import TinyModel
 from orchestrator.worker.template import TEMPLATES
 
 

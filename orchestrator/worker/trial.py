@@ -19,10 +19,11 @@ from methods.method import build_method
 from metrics.suites import ExampleScore, forget_quality_metrics, summarise
 from orchestrator.analysis.pareto import is_dominated
 from orchestrator.base_config import Config, Value
-from orchestrator.config import EvaluationConfig, ScenarioConfig, TrainConfig, TrialConfig
+from orchestrator.scenario_config import ScenarioConfig
 from orchestrator.scenarios.base import EvaluationSet, Task
-from orchestrator.scenarios.load import load_task
+from orchestrator.scenarios.load import load_tasks
 from orchestrator.tracking.journal import ExampleAnswer, ObjectiveRecord, StepRecord, TrialFinished, TrialState
+from orchestrator.trial_config import EvaluationConfig, TrainConfig, TrialConfig
 from orchestrator.worker.batches import BatchBuilder, Encoder, forget_label_mode
 from orchestrator.worker.engine import DeepSpeedEngine
 from orchestrator.worker.judges import Judges
@@ -31,7 +32,7 @@ from orchestrator.worker.model import load_model, save_model
 from orchestrator.worker.plan import Sizes, learning_rate, plan_steps
 from orchestrator.worker.reference import ReferenceAnswers, ReferenceCache, reference_needs
 from orchestrator.worker.score import all_questions, score_questions, shard
-from orchestrator.worker.template import TEMPLATES, load_tokenizer
+from orchestrator.worker.template import load_tokenizer, template_for
 
 SCORES_FILE = "examples.jsonl"
 WEIGHTS_FOLDER = "model"
@@ -84,7 +85,7 @@ class WorkerParts:
         """The rows of a forget set."""
         key = f"{scenario.model_dump_json()} {evaluation.model_dump_json()} {forget_set}"
         if key not in self._tasks:
-            self._tasks[key] = load_task(scenario, evaluation, forget_set)
+            (self._tasks[key],) = load_tasks(scenario, evaluation, forget_set)
         return self._tasks[key]
 
 
@@ -171,7 +172,7 @@ def _train(  # noqa: PLR0913  (one private caller; these are the trial's own par
     """The trained model, or None where the loss was not finite."""
     with clock.phase("setup"):
         tokenizer = parts.tokenizer(config.model.target)
-        encoder = Encoder(tokenizer, TEMPLATES[config.model.template], config.train.max_length)
+        encoder = Encoder(tokenizer, template_for(config.model.template, tokenizer), config.train.max_length)
         builder = BatchBuilder(encoder, task, method, config.train)
         sizes = plan_sizes(config.train, task, method, dist.get_world_size())
         schedule = make_schedule(config.train, sizes, builder, seed=config.seed)
@@ -223,7 +224,7 @@ def _reference(  # noqa: PLR0913
 def _evaluate(config: TrialConfig, task: Task, model: Any, parts: WorkerParts) -> list[ExampleScore]:
     """Scores of all questions, in order, on every rank; each rank scores its share."""
     tokenizer = parts.tokenizer(config.model.target)
-    encoder = Encoder(tokenizer, TEMPLATES[config.model.template], config.evaluation.max_length)
+    encoder = Encoder(tokenizer, template_for(config.model.template, tokenizer), config.evaluation.max_length)
     questions = all_questions(task.evaluation)
     mine = shard(questions, dist.get_rank(), dist.get_world_size())
     scores = score_questions(model, encoder, mine, config.evaluation, parts.judges(config.evaluation))

@@ -53,7 +53,7 @@ def examples(says):
 def header(**changes):
     values = dict(
         name="tofu-small", seed=7, cells=tuple(cell(m, f) for f in FORGET_SETS for m in METHODS), objectives=OBJECTIVES,
-        trials_per_cell=5, lookahead=2, versions={"torch": "2.13.0", "ray": "2.60.1"}, time=NOON,
+        lookahead=2, versions={"torch": "2.13.0", "ray": "2.60.1"}, time=NOON,
         command="python -m orchestrator.sweep tofu_small search.trials_per_cell=5",
         config={"scenario": {"type": "tofu", "forget_sets": list(FORGET_SETS)}, "model": {"path": "models/tofu_tiny"},
                 "train": {"convention": "masked", "num_epochs": 5}},
@@ -62,7 +62,7 @@ def header(**changes):
 
 
 def cell(method, forget_set):
-    return CellRecord(name=f"{method}/{forget_set}", method=method, forget_set=forget_set)
+    return CellRecord(name=f"{method}/{forget_set}", method=method, forget_set=forget_set, num_trials=5)
 
 
 def started(method, forget_set, number, params=None):

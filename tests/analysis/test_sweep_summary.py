@@ -14,7 +14,7 @@ from orchestrator.tracking.journal import CellRecord, ObjectiveRecord, TrialStat
 def sweep_of(folder, trials, **changes):
     """A sweep whose cells are those of `trials`: (method, number, objectives or None for unfinished, changes)."""
     names = dict.fromkeys(method for method, *_ in trials)
-    cells = tuple(CellRecord(name=f"{name}/f", method=name, forget_set="f") for name in names)
+    cells = tuple(CellRecord(name=f"{name}/f", method=name, forget_set="f", num_trials=5) for name in names)
     records = [header(cells=cells, **changes)]
     for method, trial, objectives, ending in trials:
         start = started(method, "f", trial)

@@ -89,9 +89,12 @@ def _records() -> list[Record]:
     objectives = tuple(
         ObjectiveRecord(metric=name, direction="maximize", worst=0.0) for name in ("model_utility", "forget_efficacy")
     )
-    cells = tuple(CellRecord(name=f"{name}/forget10", method=name, forget_set="forget10") for name in ("NPO+KL", "GA"))
+    cells = tuple(
+        CellRecord(name=f"{name}/forget10", method=name, forget_set="forget10", num_trials=2)
+        for name in ("NPO+KL", "GA")
+    )
     header = SweepStarted(
-        name="late", seed=1, config={}, cells=cells, objectives=objectives, trials_per_cell=2, lookahead=1,
+        name="late", seed=1, config={}, cells=cells, objectives=objectives, lookahead=1,
         versions={}, command="sweep",
     )  # fmt: skip
     records: list[Record] = [header]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from orchestrator.config import AuthorsScenario, TinyModel
+from orchestrator.scenario_config import AuthorsScenario
 from orchestrator.scenarios.load import load_training_rows
+from orchestrator.trial_config import TinyModel
 from orchestrator.worker.model import save_model
 from orchestrator.worker.tiny import tiny_llama, train_tokenizer
 

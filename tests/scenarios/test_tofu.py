@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import EvaluationConfig, TofuScenario
+from orchestrator.scenario_config import TofuScenario
 from orchestrator.scenarios.base import DataError, QARow, SetKind
-from orchestrator.scenarios.load import load_task, load_training_rows, read_refusals
+from orchestrator.scenarios.load import load_tasks, load_training_rows, read_refusals
 from orchestrator.scenarios.tofu import load_tofu, read_rows
+from orchestrator.trial_config import EvaluationConfig
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 SETS = ("forget01", "forget01_perturbed", "retain99", "retain_perturbed", "real_authors_perturbed")
@@ -182,11 +183,11 @@ def test_a_hub_that_cannot_be_reached_is_an_error(tmp_path):
 
 def test_refusals_are_the_projects_own_or_those_of_a_file(folder):
     evaluation = EvaluationConfig(max_rows_per_set=2)
-    own = load_task(tofu(folder), evaluation, "forget01")
+    (own,) = load_tasks(tofu(folder), evaluation, "forget01")
     assert len(own.refusals) > 50 and [len(s.rows) for s in own.evaluation] == [2] * 4
     path = folder / "refusals.txt"
     path.write_text("  I do not know. \n\nNo idea.\n")
-    task = load_task(tofu(folder, refusals=str(path)), evaluation, "forget01")
+    (task,) = load_tasks(tofu(folder, refusals=str(path)), evaluation, "forget01")
     assert task.refusals == ("I do not know.", "No idea.")
 
 

@@ -47,12 +47,14 @@ def _header(uri: str | None, trials_per_cell: int) -> SweepStarted:
         name="tofu_small",
         seed=7,
         config={"scenario": {"name": "tofu"}, "tracking": {"uri": uri}},
-        cells=tuple(CellRecord(name=f"{m}/forget05", method=m, forget_set="forget05") for m in METHODS),
+        cells=tuple(
+            CellRecord(name=f"{m}/forget05", method=m, forget_set="forget05", num_trials=trials_per_cell)
+            for m in METHODS
+        ),
         objectives=(
             ObjectiveRecord(metric="model_utility", direction="maximize", worst=0.0),
             ObjectiveRecord(metric="forget_efficacy", direction="maximize", worst=0.0),
         ),
-        trials_per_cell=trials_per_cell,
         lookahead=1,
         versions={"python": "3.11", "torch": "2.13.0"},
         command="python -m orchestrator.sweep tofu_small",

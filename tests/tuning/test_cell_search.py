@@ -119,10 +119,8 @@ def search(tape, *, finished=None, cells=("A", "B"), per_cell=3, baselines=()):
         def make(number, params, name=name):
             return job(trial_key(name, number), params)
 
-        made.append(Cell(name, name, "forget05", cell_study, make))
-    return CellSearch(
-        made, baselines, trials_per_cell=per_cell, finished=finished or {}, recorder=tape, slot={"sweep": "s"}
-    )
+        made.append(Cell(name, name, "forget05", cell_study, per_cell, make))
+    return CellSearch(made, baselines, finished=finished or {}, recorder=tape, slot={"sweep": "s"})
 
 
 def report(number, record):

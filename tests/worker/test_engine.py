@@ -7,7 +7,7 @@ import pytest
 import torch
 from toy import TRAIN, Case, Run, numbers, plain_run, run_cases
 
-from orchestrator.config import TrainConfig, ZeroConfig
+from orchestrator.trial_config import TrainConfig, ZeroConfig
 from orchestrator.worker.engine import deepspeed_config
 
 REPEATED = ("ME+GD", "NPO+KL", "DPO+GD")

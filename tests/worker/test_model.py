@@ -4,7 +4,7 @@ from toy import FORGET, toy_encoder, toy_model, toy_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from methods.outputs import FullLogits, HiddenStates
-from orchestrator.config import ModelConfig
+from orchestrator.trial_config import ModelConfig
 from orchestrator.worker.batches import collate
 from orchestrator.worker.generate import generate
 from orchestrator.worker.model import _PLAIN_HEADS, Policy, compute_dtype, load_model, save_model

@@ -5,8 +5,8 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from metrics.text import rouge_l_recall
 from orchestrator.base_config import EMBEDDED
-from orchestrator.config import EvaluationConfig
 from orchestrator.scenarios.base import DataError, EvaluationSet, QARow, SetKind
+from orchestrator.trial_config import EvaluationConfig
 from orchestrator.worker.generate import generate
 from orchestrator.worker.judges import Judges
 from orchestrator.worker.score import all_questions, likelihood, score_questions, shard

@@ -14,8 +14,8 @@ import torch.multiprocessing as mp
 
 from methods.config import parse_method
 from methods.method import LiveReference, build_method
-from orchestrator.config import TinyModel, TrainConfig, ZeroConfig
 from orchestrator.scenarios.base import QARow, Task
+from orchestrator.trial_config import TinyModel, TrainConfig, ZeroConfig
 from orchestrator.worker.batches import BatchBuilder, Encoder
 from orchestrator.worker.engine import DeepSpeedEngine, start_process_group
 from orchestrator.worker.loop import Schedule, train_steps
