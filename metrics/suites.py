@@ -96,8 +96,27 @@ def forget_quality_metrics(
                 f"forget_quality needs the same questions in the same order, but question {i} is "
                 f"{_question(ours)} here and {_question(theirs)} for the retain model"
             )
-    p_value = aggregate.forget_quality(_ratios(scores_forget), _ratios(retain_model_scores_forget))
+    return _forget_quality(_ratios(scores_forget), _ratios(retain_model_scores_forget))
+
+
+def _forget_quality(ratios: NDArray[np.float64], retain_model_ratios: NDArray[np.float64]) -> dict[str, float]:
+    p_value = aggregate.forget_quality(ratios, retain_model_ratios)
     return dict(zip(FORGET_QUALITY_METRICS, (p_value, aggregate.forget_quality_log10(p_value)), strict=True))
+
+
+def forget_quality_from_ratios(
+    scores_forget: Sequence[ExampleScore], retain_model_ratios: Sequence[float]
+) -> dict[str, float]:
+    """Forget Quality as p-value and log10 p, against raw truth ratios that a retain model's saved log holds.
+
+    One ratio for each forget question, in the same order. ValueError: the numbers differ; none; a NaN.
+    """
+    if len(scores_forget) != len(retain_model_ratios):
+        raise ValueError(
+            f"forget_quality needs one ratio of the retain model for each question, but got "
+            f"{len(retain_model_ratios)} for {len(scores_forget)}"
+        )
+    return _forget_quality(_ratios(scores_forget), np.asarray(retain_model_ratios, dtype=np.float64))
 
 
 def summarise_chain(

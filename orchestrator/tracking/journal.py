@@ -124,6 +124,8 @@ class TaskFinished(_Record):
     name: str
     num_steps: int
     metrics: dict[str, float]
+    scores_path: str | None = None
+    scores_sha256: str | None = None
 
 
 class ExampleAnswer(BaseModel):

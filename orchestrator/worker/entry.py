@@ -1,7 +1,6 @@
 """What runs on the Ray Train workers of a slot: take a job, run it, send what it reports; again until told to stop."""
 
 import traceback
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -11,9 +10,10 @@ import torch
 import torch.distributed as dist
 from ray.train.torch import get_device
 
-from orchestrator.tracking.journal import StepRecord, StepsReported
+from orchestrator.tracking.journal import StepsReported, TaskFinished
 from orchestrator.worker.engine import import_deepspeed
-from orchestrator.worker.trial import TrialJob, WorkerParts, run_trial
+from orchestrator.worker.parts import WorkerParts
+from orchestrator.worker.trial import TrialJob, run_trial
 
 
 def serve(config: dict[str, Any]) -> None:
@@ -31,7 +31,7 @@ def serve(config: dict[str, Any]) -> None:
         done = sequence
         job = TrialJob.model_validate_json(text)
         try:
-            result = run_trial(job, parts, partial(_send_steps, mailbox, sequence, job.key))
+            result = run_trial(job, parts, partial(_send, mailbox, sequence))
         except Exception as error:
             # The other ranks may wait for this one in a collective, so the group cannot go on; say why before it ends.
             # A rank that only lost its peer does not know why: the peer says so, or it died and the trial starts again.
@@ -43,8 +43,7 @@ def serve(config: dict[str, Any]) -> None:
             ray.get(mailbox.push.remote(sequence, result.model_dump_json()))
 
 
-def _send_steps(mailbox: Any, sequence: int, key: str, steps: Sequence[StepRecord]) -> None:
-    record = StepsReported(key=key, steps=tuple(steps))
+def _send(mailbox: Any, sequence: int, record: StepsReported | TaskFinished) -> None:
     ray.get(mailbox.push.remote(sequence, record.model_dump_json()))
 
 

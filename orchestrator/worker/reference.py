@@ -66,9 +66,14 @@ class ReferenceCache:
         self._capacity = capacity
 
     def answers(
-        self, key: str, engine: DeepSpeedEngine, builder: BatchBuilder, plan: Sequence[StepPlan]
+        self, key: str | None, engine: DeepSpeedEngine, builder: BatchBuilder, plan: Sequence[StepPlan]
     ) -> ReferenceAnswers:
-        """The answers for a plan; `key` must name the model, the rows, the plan and what the method needs."""
+        """The answers for a plan; `key` must name the model, the rows, the plan and what the method needs.
+
+        None: these answers are of no use to anybody else.
+        """
+        if key is None:
+            return _compute(engine, builder, plan)
         if key not in self._entries:
             self._entries[key] = _compute(engine, builder, plan)
         self._entries.move_to_end(key)

@@ -1,43 +1,54 @@
-"""One trial from model to metrics, on every rank of a process group; knows nothing of Ray."""
+"""One trial from model to metrics, on every rank of a process group; knows nothing of Ray.
+
+A trial forgets one task, or a chain of them: each task then starts from the weights that the last one left, read back
+from their checkpoint, so that a chain that was cut off goes on exactly as one that was not.
+"""
 
 import gc
-import hashlib
-import json
-import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from methods.config import MethodConfig
-from methods.method import build_method
-from metrics.suites import ExampleScore, forget_quality_metrics, summarise
+from metrics.suites import forget_quality_from_ratios, forget_quality_metrics, summarise_chain
 from orchestrator.analysis.pareto import is_dominated
 from orchestrator.base_config import Config, Value
-from orchestrator.scenario_config import ScenarioConfig
-from orchestrator.scenarios.base import EvaluationSet, Task
-from orchestrator.scenarios.load import load_tasks
-from orchestrator.tracking.journal import ExampleAnswer, ObjectiveRecord, StepRecord, TrialFinished, TrialState
-from orchestrator.trial_config import EvaluationConfig, TrainConfig, TrialConfig
-from orchestrator.worker.batches import BatchBuilder, Encoder, forget_label_mode
+from orchestrator.scenarios.base import EvaluationSet, SetKind, Task
+from orchestrator.tracking.journal import (
+    ObjectiveRecord,
+    StepRecord,
+    StepsReported,
+    TaskFinished,
+    TrialFinished,
+    TrialState,
+)
+from orchestrator.trial_config import TrialConfig
+from orchestrator.worker.checkpoint import Checkpoint, checkpoint_folder, newest_checkpoint, save_checkpoint
 from orchestrator.worker.engine import DeepSpeedEngine
-from orchestrator.worker.judges import Judges
-from orchestrator.worker.loop import Schedule, train_steps
+from orchestrator.worker.evaluation import (
+    NotFiniteError,
+    Scores,
+    evaluate,
+    example_answers,
+    forget_efficacy,
+    read_scores,
+    summarise_sets,
+    write_scores,
+)
 from orchestrator.worker.model import load_model, save_model
-from orchestrator.worker.plan import Sizes, learning_rate, plan_steps
-from orchestrator.worker.reference import ReferenceAnswers, ReferenceCache, reference_needs
-from orchestrator.worker.score import all_questions, score_questions, shard
-from orchestrator.worker.template import load_tokenizer, template_for
+from orchestrator.worker.parts import Clock, WorkerParts
+from orchestrator.worker.reference import ReferenceAnswers
+from orchestrator.worker.training import plan_task, reference_answers, train_task
 
 SCORES_FILE = "examples.jsonl"
 WEIGHTS_FOLDER = "model"
-_EXAMPLES_PER_SET = 5
-ReportSteps = Callable[[Sequence[StepRecord]], None]
+RESUME_FOLDER = "resume"
+Report = Callable[[StepsReported | TaskFinished], None]
 
 
 class TrialJob(Config):
@@ -58,188 +69,225 @@ class TrialJob(Config):
         return Path(self.sweep_dir) / "trials" / self.key
 
 
-@dataclass
-class WorkerParts:
-    """What a worker keeps between trials: tokenised text, judges, reference answers."""
-
-    device: torch.device
-    references: ReferenceCache = field(default_factory=ReferenceCache)
-    _judges: dict[tuple[str, str], Judges] = field(default_factory=dict)
-    _tokenizers: dict[str, Any] = field(default_factory=dict)
-    _tasks: dict[str, Task] = field(default_factory=dict)
-
-    def judges(self, config: EvaluationConfig) -> Judges:
-        """The judge models, loaded at first use."""
-        key = (config.encoder, config.entailment)
-        if key not in self._judges:
-            self._judges[key] = Judges(*key, device=self.device, batch_size=config.batch_size)
-        return self._judges[key]
-
-    def tokenizer(self, path: str) -> Any:
-        """The tokenizer of a model."""
-        if path not in self._tokenizers:
-            self._tokenizers[path] = load_tokenizer(path)
-        return self._tokenizers[path]
-
-    def task(self, scenario: ScenarioConfig, evaluation: EvaluationConfig, forget_set: str) -> Task:
-        """The rows of a forget set."""
-        key = f"{scenario.model_dump_json()} {evaluation.model_dump_json()} {forget_set}"
-        if key not in self._tasks:
-            (self._tasks[key],) = load_tasks(scenario, evaluation, forget_set)
-        return self._tasks[key]
-
-
-@dataclass
-class _Clock:
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-def run_trial(job: TrialJob, parts: WorkerParts, report: ReportSteps) -> TrialFinished:
+def run_trial(job: TrialJob, parts: WorkerParts, report: Report) -> TrialFinished:
     """Train if the trial has a method, evaluate where it was trained, keep the weights if they may be wanted.
 
     Every rank of the process group calls this with the same job; each returns a record, and rank 0's is the one that
-    holds metrics. Rank 0 calls `report` with the steps of each epoch.
+    holds metrics. Rank 0 calls `report` with the steps of each epoch and, in a chain, at the end of each task.
     """
-    config, clock = job.config, _Clock()
-    torch.manual_seed(config.seed)
-    with clock.phase("setup"):
-        task = parts.task(config.scenario, config.evaluation, config.forget_set)
-        model = load_model(config.model, parts.device)
-    if config.method is not None:
-        trained = _train(config, config.method, task, model, parts, report, clock)
+    clock = Clock()
+    try:
+        with clock.phase("setup"):
+            chain = _Chain(job, parts, report, clock, parts.tasks(job.config))
+        model = chain.run()
+        metrics = chain.metrics()
+        result = TrialFinished(key=job.key, state=TrialState.COMPLETE)
+        if dist.get_rank() == 0:
+            with clock.phase("save"):
+                result = _record(job, chain, metrics)
+                if _keeps_weights(job, result):
+                    save_model(model, parts.tokenizer(job.config.model), job.folder / WEIGHTS_FOLDER)
+                    result = result.model_copy(update={"checkpoint": f"trials/{job.key}/{WEIGHTS_FOLDER}"})
         del model
-        if trained is None:
-            _free_memory()
-            return _diverged(job, clock, "the training loss is not finite")
-        model = trained
-    with clock.phase("evaluate"):
-        scores = _evaluate(config, task, model, parts)
-    if not all(math.isfinite(score.nll_sum) for score in scores):
-        del model
-        _free_memory()
-        return _diverged(job, clock, "the model's predictions are not finite")
-    result = TrialFinished(key=job.key, state=TrialState.COMPLETE)
+    except NotFiniteError as error:
+        result = TrialFinished(
+            key=job.key,
+            state=TrialState.DIVERGED,
+            objectives=tuple(objective.worst for objective in job.objectives),
+            error=str(error),
+        )
     if dist.get_rank() == 0:
-        with clock.phase("save"):
-            result = _record(job, task, scores, parts)
-            if _keeps_weights(job, result):
-                save_model(model, parts.tokenizer(config.model.target), job.folder / WEIGHTS_FOLDER)
-                result = result.model_copy(update={"checkpoint": f"trials/{job.key}/{WEIGHTS_FOLDER}"})
-    del model
+        shutil.rmtree(job.folder / RESUME_FOLDER, ignore_errors=True)
     _free_memory()
     return result.model_copy(update={"seconds": clock.seconds})
 
 
-def make_schedule(train: TrainConfig, sizes: Sizes, builder: BatchBuilder, *, seed: int) -> Schedule:
-    """The rows and the learning rate of every step. ValueError: not one step fits."""
-    steps = plan_steps(sizes, train.convention, seed=seed, length=builder.length)
-    warmup = sizes.num_warmup_steps if train.warmup_steps is None else train.warmup_steps
-    rates = [
-        learning_rate(step, peak=train.learning_rate, num_steps=len(steps), num_warmup_steps=warmup)
-        for step in range(len(steps))
+@dataclass
+class _Chain:
+    """The tasks of a trial one after another; most trials have one. A trial without a method only scores them."""
+
+    job: TrialJob
+    parts: WorkerParts
+    report: Report
+    clock: Clock
+    tasks: tuple[Task, ...]
+    scores: Scores = field(default_factory=dict)
+    done: list[TaskFinished] = field(default_factory=list)
+    steps: list[StepRecord] = field(default_factory=list)
+
+    @property
+    def config(self) -> TrialConfig:
+        return self.job.config
+
+    def run(self) -> Any:
+        """The model after the last task, its scores in `scores`. NotFiniteError: as train_task and evaluate."""
+        if self.config.method is None:
+            return self._only_score(self._load(None))
+        start = self._resume()
+        answers = self._initial_answers()
+        model = None
+        for index in range(len(self.done), len(self.tasks)):
+            del model
+            _free_memory()
+            model = self._forget(index, self._load(start), answers)
+            self._evaluate(index, model)
+            if len(self.tasks) > 1:
+                self._record_task(index, self.scores)
+            if index < len(self.tasks) - 1:
+                start = self._save(model)
+        return model
+
+    def metrics(self) -> dict[str, float]:
+        """What the trial is judged by."""
+        if len(self.tasks) == 1:
+            (task,) = self.tasks
+            return summarise_sets(self.scores, task.evaluation) | self._forget_quality(task)
+        last = self.done[-1].metrics
+        final = [last[f"task{number}/forget_efficacy"] for number in range(1, len(self.tasks))]
+        return summarise_chain([task.metrics for task in self.done], [*final, last["forget_efficacy"]])
+
+    def _only_score(self, model: Any) -> Any:
+        """Nothing changes from task to task: one look at all of them is enough."""
+        last = len(self.tasks) - 1
+        self._evaluate(last, model)
+        if last:
+            for index in range(len(self.tasks)):
+                self._record_task(index, _as_if_last(self.scores, index, last))
+        return model
+
+    def _evaluate(self, index: int, model: Any) -> None:
+        sets = asked_after(self.tasks, index)
+        with self.clock.phase("evaluate"):
+            self.scores = evaluate(model, self.config.model, self.config.evaluation, sets, self.parts)
+
+    def _load(self, folder: Path | None) -> Any:
+        """The target model, or the one that the task before left."""
+        with self.clock.phase("setup"):
+            torch.manual_seed(self.config.seed)  # the first weights of adapters
+            source = self.config.model
+            if folder is not None:
+                source = source.model_copy(update={"target": str(folder)})
+            lora = self.config.lora if self.config.method is not None else None
+            return load_model(source, self.parts.device, lora)
+
+    def _forget(self, index: int, model: Any, answers: Sequence[ReferenceAnswers | None]) -> Any:
+        with self.clock.phase("setup"):
+            plan = plan_task(self.config, self.tasks[index], self.parts)
+
+        def reference(engine: DeepSpeedEngine) -> ReferenceAnswers | None:
+            if answers:
+                return answers[index]
+            return reference_answers(self.config, plan, engine, self.parts, shared=index == 0)
+
+        return train_task(self.config, plan, model, self._take_steps, self.clock, reference)
+
+    def _take_steps(self, steps: Sequence[StepRecord]) -> None:
+        """Steps are numbered over the whole chain."""
+        numbered = [step.model_copy(update={"step": len(self.steps) + i}) for i, step in enumerate(steps)]
+        self.steps += numbered
+        self.report(StepsReported(key=self.job.key, steps=tuple(numbered)))
+
+    def _initial_answers(self) -> list[ReferenceAnswers | None]:
+        """With `reference: initial`, what the target model says to every task still to come, else nothing."""
+        method, scenario = self.config.method, self.config.scenario
+        initial = scenario.name == "continual" and scenario.reference == "initial"
+        if method is None or not method.needs_reference or not initial:
+            return []
+        engine = DeepSpeedEngine(self._load(None), self.config.train, self.config.zero)
+        answers: list[ReferenceAnswers | None] = [None] * len(self.done)
+        with self.clock.phase("reference"):
+            for task in self.tasks[len(self.done) :]:
+                plan = plan_task(self.config, task, self.parts)
+                answers.append(reference_answers(self.config, plan, engine, self.parts, shared=True))
+        engine.release()
+        return answers
+
+    def _save(self, model: Any) -> Path:
+        """The point to go on from: the weights after the last finished task, and what is known by then."""
+        root = self.job.folder / RESUME_FOLDER
+        with self.clock.phase("save"):
+            if dist.get_rank() == 0:
+                state = {
+                    "config": self.config.model_dump(mode="json"),
+                    "tasks": [task.model_dump(mode="json") for task in self.done],
+                    "steps": [step.model_dump(mode="json") for step in self.steps],
+                }
+                tokenizer = self.parts.tokenizer(self.config.model)
+                save_checkpoint(root, len(self.done), partial(save_model, model, tokenizer), state)
+            dist.barrier()
+        return checkpoint_folder(root, len(self.done))
+
+    def _record_task(self, index: int, scores: Scores) -> None:
+        path = self.job.folder / f"examples-task{index + 1}.jsonl"
+        sha256 = write_scores(scores, path) if dist.get_rank() == 0 else ""
+        record = TaskFinished(
+            key=self.job.key,
+            task=index + 1,
+            name=self.tasks[index].name,
+            num_steps=len(self.steps),
+            metrics=self._task_metrics(index, scores),
+            scores_path=str(path.relative_to(self.job.sweep_dir)),
+            scores_sha256=sha256,
+        )
+        self.done.append(record)
+        if dist.get_rank() == 0:
+            self.report(record)
+
+    def _task_metrics(self, index: int, scores: Scores) -> dict[str, float]:
+        """The task's own metrics, and how well the tasks before it are still forgotten."""
+        metrics = summarise_sets(scores, self.tasks[index].evaluation)
+        now = {number: forget_efficacy(scores[f"task{number}"]) for number in range(1, index + 1)}
+        if now:
+            fallen = [self.done[number - 1].metrics["forget_efficacy"] - value for number, value in now.items()]
+            metrics["earlier/forget_efficacy"] = sum(now.values()) / len(now)
+            metrics["relapse"] = sum(fallen) / len(fallen)
+        return metrics | {f"task{number}/forget_efficacy": value for number, value in now.items()}
+
+    def _resume(self) -> Path | None:
+        """Take up what an earlier attempt at this trial finished, and report it again."""
+        found: list[Checkpoint | None] = [None]
+        if dist.get_rank() == 0 and len(self.tasks) > 1:
+            found = [newest_checkpoint(self.job.folder / RESUME_FOLDER)]
+        dist.broadcast_object_list(found)
+        checkpoint = found[0]
+        if checkpoint is None or checkpoint.state["config"] != self.config.model_dump(mode="json"):
+            return None
+        self.steps = [StepRecord.model_validate(step) for step in checkpoint.state["steps"]]
+        self.done = [TaskFinished.model_validate(task) for task in checkpoint.state["tasks"]]
+        if dist.get_rank() == 0:
+            self.report(StepsReported(key=self.job.key, steps=tuple(self.steps)))
+            for task in self.done:
+                self.report(task)
+        return checkpoint.folder
+
+    def _forget_quality(self, task: Task) -> dict[str, float]:
+        if self.job.retain_scores is not None:
+            retain_model = read_scores(Path(self.job.retain_scores))
+            return forget_quality_metrics(self.scores["forget"], retain_model["forget"])
+        if task.retain_ratios is not None:
+            return forget_quality_from_ratios(self.scores["forget"], task.retain_ratios)
+        return {}
+
+
+def asked_after(tasks: Sequence[Task], index: int) -> list[EvaluationSet]:
+    """Evaluation sets after a task: its own, and of each earlier task what it had to forget, as `task1`, ..."""
+    earlier = [
+        replace(evaluation_set, name=f"task{number}")
+        for number, task in enumerate(tasks[:index], 1)
+        for evaluation_set in task.evaluation
+        if evaluation_set.kind is SetKind.FORGET
     ]
-    return Schedule(steps, rates)
+    return [*tasks[index].evaluation, *earlier]
 
 
-def plan_sizes(train: TrainConfig, task: Task, method: MethodConfig, num_workers: int) -> Sizes:
-    """How much a task offers to draw from."""
-    return Sizes(
-        forget=len(task.forget),
-        retain=len(task.retain),
-        refusals=len(task.refusals) if method.needs_refusals or train.convention == "paper_code" else 0,
-        batch_size=train.batch_size,
-        micro_batch_size=train.micro_batch_size,
-        num_workers=num_workers,
-        epochs=train.epochs,
-    )
+def _as_if_last(scores: Scores, number: int, last: int) -> Scores:
+    """Scores of all tasks, asked after the last, as they would be after an earlier one of an unchanging model."""
+    own = "forget" if number == last else f"task{number + 1}"
+    kept = {name: rows for name, rows in scores.items() if not name.startswith("task") or int(name[4:]) <= number}
+    return {**kept, "forget": [replace(score, set_name="forget") for score in scores[own]]}
 
 
-def _train(  # noqa: PLR0913  (one private caller; these are the trial's own parts)
-    config: TrialConfig,
-    method: MethodConfig,
-    task: Task,
-    model: Any,
-    parts: WorkerParts,
-    report: ReportSteps,
-    clock: _Clock,
-) -> Any | None:
-    """The trained model, or None where the loss was not finite."""
-    with clock.phase("setup"):
-        tokenizer = parts.tokenizer(config.model.target)
-        encoder = Encoder(tokenizer, template_for(config.model.template, tokenizer), config.train.max_length)
-        builder = BatchBuilder(encoder, task, method, config.train)
-        sizes = plan_sizes(config.train, task, method, dist.get_world_size())
-        schedule = make_schedule(config.train, sizes, builder, seed=config.seed)
-        engine = DeepSpeedEngine(model, config.train, config.zero)
-    with clock.phase("reference"):
-        reference = _reference(config, method, builder, schedule, engine, parts)
-    with clock.phase("train"):
-        steps_per_epoch = max(1, len(task.forget) // config.train.batch_size)
-        steps: list[StepRecord] = []
-        diverged = False
-        for step in train_steps(engine, build_method(method), builder, schedule, reference):
-            steps.append(step)
-            diverged = not math.isfinite(step.loss)
-            if engine.rank == 0 and (len(steps) >= steps_per_epoch or step.step == len(schedule.steps) - 1 or diverged):
-                report(steps)
-                steps = []
-        trained = engine.release()
-    return None if diverged else trained
-
-
-def _reference(  # noqa: PLR0913
-    config: TrialConfig,
-    method: MethodConfig,
-    builder: BatchBuilder,
-    schedule: Schedule,
-    engine: DeepSpeedEngine,
-    parts: WorkerParts,
-) -> ReferenceAnswers | None:
-    if not method.needs_reference:
-        return None
-    # All that the answers depend on; beta, weights and learning rate are left out on purpose: trials differ in those.
-    train = config.train.model_dump(include={"convention", "epochs", "batch_size", "micro_batch_size", "max_length"})
-    key = json.dumps(
-        [
-            config.model.model_dump(),
-            config.scenario.model_dump(),
-            config.forget_set,
-            config.seed,
-            train,
-            reference_needs(method),
-            forget_label_mode(method, config.train),
-            sorted(method.parts),
-            engine.world_size,
-        ]
-    )
-    return parts.references.answers(key, engine, builder, schedule.steps)
-
-
-def _evaluate(config: TrialConfig, task: Task, model: Any, parts: WorkerParts) -> list[ExampleScore]:
-    """Scores of all questions, in order, on every rank; each rank scores its share."""
-    tokenizer = parts.tokenizer(config.model.target)
-    encoder = Encoder(tokenizer, template_for(config.model.template, tokenizer), config.evaluation.max_length)
-    questions = all_questions(task.evaluation)
-    mine = shard(questions, dist.get_rank(), dist.get_world_size())
-    scores = score_questions(model, encoder, mine, config.evaluation, parts.judges(config.evaluation))
-    gathered: list[list[ExampleScore]] = [[]] * dist.get_world_size()
-    dist.all_gather_object(gathered, scores)
-    found = {(score.set_name, score.index): score for part in gathered for score in part}
-    return [found[question.set_name, question.index] for question in questions]
-
-
-def _record(job: TrialJob, task: Task, scores: list[ExampleScore], parts: WorkerParts) -> TrialFinished:
-    by_set = {s.name: [score for score in scores if score.set_name == s.name] for s in task.evaluation}
-    metrics = summarise(by_set, {s.name: s.kind.value for s in task.evaluation})
-    if job.retain_scores is not None:
-        retain_model = [score for score in read_scores(Path(job.retain_scores)) if score.set_name == "forget"]
-        metrics |= forget_quality_metrics(by_set["forget"], retain_model)
+def _record(job: TrialJob, chain: _Chain, metrics: dict[str, float]) -> TrialFinished:
     path = job.folder / SCORES_FILE
     return TrialFinished(
         key=job.key,
@@ -247,40 +295,10 @@ def _record(job: TrialJob, task: Task, scores: list[ExampleScore], parts: Worker
         metrics=metrics,
         objectives=tuple(metrics[objective.metric] for objective in job.objectives) if job.config.method else None,
         scores_path=str(path.relative_to(job.sweep_dir)),
-        scores_sha256=write_scores(scores, path),
-        judges=parts.judges(job.config.evaluation).names,
-        examples=tuple(answer for s in task.evaluation for answer in _examples(s, by_set[s.name])),
+        scores_sha256=write_scores(chain.scores, path),
+        judges=chain.parts.judges(job.config.evaluation).names,
+        examples=example_answers(chain.scores),
     )
-
-
-def _examples(evaluation_set: EvaluationSet, scores: list[ExampleScore]) -> list[ExampleAnswer]:
-    """Answers to a few questions spread over the set, the same in every trial."""
-    number = min(_EXAMPLES_PER_SET, len(scores))
-    chosen = [scores[i * len(scores) // number] for i in range(number)]
-    return [
-        ExampleAnswer(
-            set_name=evaluation_set.name,
-            index=score.index,
-            question=score.question,
-            truth=score.semantic_truth,
-            output=score.generation,
-        )
-        for score in chosen
-    ]
-
-
-def write_scores(scores: Sequence[ExampleScore], path: Path) -> str:
-    """Write one JSON object a line; returns the file's SHA-256."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(asdict(score), ensure_ascii=False) + "\n" for score in scores)
-    path.write_text(text, encoding="utf-8")
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def read_scores(path: Path) -> list[ExampleScore]:
-    """Scores that `write_scores` wrote."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [ExampleScore(**{**row, "perturbed_nll": tuple(row["perturbed_nll"])}) for row in rows]
 
 
 def _keeps_weights(job: TrialJob, result: TrialFinished) -> bool:
@@ -288,16 +306,6 @@ def _keeps_weights(job: TrialJob, result: TrialFinished) -> bool:
         return False
     directions = [objective.direction for objective in job.objectives]
     return not (job.front and is_dominated(list(result.objectives), [list(row) for row in job.front], directions))
-
-
-def _diverged(job: TrialJob, clock: _Clock, reason: str) -> TrialFinished:
-    return TrialFinished(
-        key=job.key,
-        state=TrialState.DIVERGED,
-        objectives=tuple(objective.worst for objective in job.objectives),
-        error=reason,
-        seconds=clock.seconds,
-    )
 
 
 def _free_memory() -> None:

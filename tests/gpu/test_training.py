@@ -24,7 +24,8 @@ def losses(models, tmp_path, method, stage):
     from orchestrator.config import MethodEntry, trial_config
     from orchestrator.load_config import load_config
     from orchestrator.tracking.journal import ObjectiveRecord, TrialState
-    from orchestrator.worker.trial import TrialJob, WorkerParts, run_trial
+    from orchestrator.worker.parts import WorkerParts
+    from orchestrator.worker.trial import TrialJob, run_trial
     from tests.ray import tiny
 
     sweep = load_config(

@@ -22,7 +22,7 @@ from orchestrator.worker.loop import Schedule, train_steps
 from orchestrator.worker.reference import ReferenceCache
 from orchestrator.worker.template import TEMPLATES
 from orchestrator.worker.tiny import tiny_llama, train_tokenizer
-from orchestrator.worker.trial import make_schedule, plan_sizes
+from orchestrator.worker.training import make_schedule, plan_sizes
 
 CPU = torch.device("cpu")
 SHAPE = TinyModel(vocab_size=300, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2)

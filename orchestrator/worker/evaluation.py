@@ -1,0 +1,92 @@
+"""A model on every rank becomes the scores of evaluation sets, gathered, summed up and written down."""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from metrics.suites import ExampleScore, summarise
+from orchestrator.scenarios.base import EvaluationSet, SetKind
+from orchestrator.tracking.journal import ExampleAnswer
+from orchestrator.trial_config import EvaluationConfig, ModelConfig
+from orchestrator.worker.parts import WorkerParts
+from orchestrator.worker.score import all_questions, score_questions, shard
+
+Scores = dict[str, list[ExampleScore]]
+_EXAMPLES_PER_SET = 5
+
+
+class NotFiniteError(ArithmeticError):
+    """A loss or a prediction is not finite; raised by all ranks together."""
+
+
+def evaluate(
+    model: Any, config: ModelConfig, evaluation: EvaluationConfig, sets: Sequence[EvaluationSet], parts: WorkerParts
+) -> Scores:
+    """Scores by set, in the order of its rows, the same on every rank; each rank of the process group does its share.
+
+    NotFiniteError: a prediction is not finite.
+    """
+    encoder = parts.encoder(config, evaluation.max_length)
+    questions = all_questions(sets)
+    mine = shard(questions, dist.get_rank(), dist.get_world_size())
+    scores = score_questions(model, encoder, mine, evaluation, parts.judges(evaluation))
+    gathered: list[list[ExampleScore]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(gathered, scores)
+    found = {(score.set_name, score.index): score for part in gathered for score in part}
+    if not all(math.isfinite(score.nll_sum) for score in found.values()):
+        raise NotFiniteError("the model's predictions are not finite")
+    return {s.name: [found[s.name, index] for index in range(len(s.rows))] for s in sets}
+
+
+def summarise_sets(scores: Scores, sets: Sequence[EvaluationSet]) -> dict[str, float]:
+    """Every metric of these sets; see metrics.suites.summarise."""
+    return summarise({s.name: scores[s.name] for s in sets}, {s.name: s.kind.value for s in sets})
+
+
+def forget_efficacy(scores: Sequence[ExampleScore]) -> float:
+    """Forget Efficacy of one set of forget questions."""
+    return summarise({"forget": scores}, {"forget": SetKind.FORGET.value})["forget_efficacy"]
+
+
+def example_answers(scores: Scores) -> tuple[ExampleAnswer, ...]:
+    """Answers to a few questions spread over each set, the same in every trial."""
+    chosen = []
+    for rows in scores.values():
+        number = min(_EXAMPLES_PER_SET, len(rows))
+        chosen += [rows[i * len(rows) // number] for i in range(number)]
+    return tuple(
+        ExampleAnswer(
+            set_name=score.set_name,
+            index=score.index,
+            question=score.question,
+            truth=score.semantic_truth,
+            output=score.generation,
+        )
+        for score in chosen
+    )
+
+
+def write_scores(scores: Scores, path: Path) -> str:
+    """Write one JSON object a line; returns the file's SHA-256."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [score for part in scores.values() for score in part]
+    text = "".join(json.dumps(asdict(score), ensure_ascii=False) + "\n" for score in rows)
+    path.write_text(text, encoding="utf-8")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_scores(path: Path) -> Scores:
+    """Scores that `write_scores` wrote."""
+    scores: Scores = {}
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        if line:
+            row = json.loads(line)
+            score = ExampleScore(**{**row, "perturbed_nll": tuple(row["perturbed_nll"])})
+            scores.setdefault(score.set_name, []).append(score)
+    return scores

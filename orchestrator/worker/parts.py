@@ -1,0 +1,67 @@
+"""What a worker keeps between trials: tokenizers, rows, judges, reference answers."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from orchestrator.scenarios.base import Task
+from orchestrator.scenarios.load import load_tasks
+from orchestrator.trial_config import EvaluationConfig, ModelConfig, TrialConfig
+from orchestrator.worker.batches import Encoder
+from orchestrator.worker.judges import Judges
+from orchestrator.worker.reference import ReferenceCache
+from orchestrator.worker.template import load_tokenizer, template_for
+
+
+@dataclass
+class WorkerParts:
+    """Loaded at first use, shared by all trials of a process."""
+
+    device: torch.device
+    references: ReferenceCache = field(default_factory=ReferenceCache)
+    _judges: dict[tuple[str, str], Judges] = field(default_factory=dict)
+    _tokenizers: dict[str, Any] = field(default_factory=dict)
+    _tasks: dict[str, tuple[Task, ...]] = field(default_factory=dict)
+
+    def judges(self, config: EvaluationConfig) -> Judges:
+        """The judge models."""
+        key = (config.encoder, config.entailment)
+        if key not in self._judges:
+            self._judges[key] = Judges(*key, device=self.device, batch_size=config.batch_size)
+        return self._judges[key]
+
+    def tokenizer(self, model: ModelConfig) -> Any:
+        """The tokenizer of a model."""
+        if model.target not in self._tokenizers:
+            self._tokenizers[model.target] = load_tokenizer(model.target)
+        return self._tokenizers[model.target]
+
+    def encoder(self, model: ModelConfig, max_length: int) -> Encoder:
+        """What turns questions and answers into the model's tokens."""
+        tokenizer = self.tokenizer(model)
+        return Encoder(tokenizer, template_for(model.template, tokenizer), max_length)
+
+    def tasks(self, config: TrialConfig) -> tuple[Task, ...]:
+        """The rows of a trial's forget set, task by task."""
+        key = f"{config.scenario.model_dump_json()} {config.evaluation.model_dump_json()} {config.forget_set}"
+        if key not in self._tasks:
+            self._tasks[key] = load_tasks(config.scenario, config.evaluation, config.forget_set)
+        return self._tasks[key]
+
+
+@dataclass
+class Clock:
+    """Seconds by phase of a trial."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time of a block to a phase."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start

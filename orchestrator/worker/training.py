@@ -1,0 +1,131 @@
+"""Forget one task: rows, schedule, reference answers, steps, on every rank of a process group."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from methods.config import MethodConfig
+from methods.method import build_method
+from orchestrator.scenarios.base import Task
+from orchestrator.tracking.journal import StepRecord
+from orchestrator.trial_config import TrainConfig, TrialConfig
+from orchestrator.worker.batches import BatchBuilder, forget_label_mode
+from orchestrator.worker.engine import DeepSpeedEngine
+from orchestrator.worker.evaluation import NotFiniteError
+from orchestrator.worker.loop import Schedule, train_steps
+from orchestrator.worker.parts import Clock, WorkerParts
+from orchestrator.worker.plan import Sizes, learning_rate, plan_steps
+from orchestrator.worker.reference import ReferenceAnswers, reference_needs
+
+ReportSteps = Callable[[Sequence[StepRecord]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPlan:
+    """A task made ready: its rows tokenised as they are asked for, its steps known."""
+
+    task: Task
+    builder: BatchBuilder
+    schedule: Schedule
+
+
+def plan_task(config: TrialConfig, task: Task, parts: WorkerParts) -> TaskPlan:
+    """What a trial does with one task. ValueError: not one step fits."""
+    assert config.method is not None
+    encoder = parts.encoder(config.model, config.train.max_length)
+    builder = BatchBuilder(encoder, task, config.method, config.train)
+    sizes = plan_sizes(config.train, task, config.method, dist.get_world_size())
+    return TaskPlan(task, builder, make_schedule(config.train, sizes, builder, seed=config.seed))
+
+
+def make_schedule(train: TrainConfig, sizes: Sizes, builder: BatchBuilder, *, seed: int) -> Schedule:
+    """The rows and the learning rate of every step. ValueError: not one step fits."""
+    steps = plan_steps(sizes, train.convention, seed=seed, length=builder.length)
+    warmup = sizes.num_warmup_steps if train.warmup_steps is None else train.warmup_steps
+    rates = [
+        learning_rate(step, peak=train.learning_rate, num_steps=len(steps), num_warmup_steps=warmup)
+        for step in range(len(steps))
+    ]
+    return Schedule(steps, rates)
+
+
+def plan_sizes(train: TrainConfig, task: Task, method: MethodConfig, num_workers: int) -> Sizes:
+    """How much a task offers to draw from."""
+    return Sizes(
+        forget=len(task.forget),
+        retain=len(task.retain),
+        refusals=len(task.refusals) if method.needs_refusals or train.convention == "paper_code" else 0,
+        batch_size=train.batch_size,
+        micro_batch_size=train.micro_batch_size,
+        num_workers=num_workers,
+        epochs=train.epochs,
+    )
+
+
+def train_task(
+    config: TrialConfig,
+    plan: TaskPlan,
+    model: Any,
+    report: ReportSteps,
+    clock: Clock,
+    reference: Callable[[DeepSpeedEngine], ReferenceAnswers | None],
+) -> Any:
+    """The model after the task, whole on every rank. Rank 0 calls `report` with the steps of each epoch.
+
+    `reference` is asked once, before the first step. NotFiniteError: the loss was not finite; its step is reported.
+    """
+    assert config.method is not None
+    with clock.phase("setup"):
+        engine = DeepSpeedEngine(model, config.train, config.zero)
+        torch.manual_seed(config.seed * engine.world_size + engine.rank)  # dropout differs between ranks
+    with clock.phase("reference"):
+        answers = reference(engine)
+    with clock.phase("train"):
+        steps_per_epoch = max(1, len(plan.task.forget) // config.train.batch_size)
+        steps: list[StepRecord] = []
+        finite = True
+        for step in train_steps(engine, build_method(config.method), plan.builder, plan.schedule, answers):
+            steps.append(step)
+            finite = math.isfinite(step.loss)
+            last = step.step == len(plan.schedule.steps) - 1 or not finite
+            if engine.rank == 0 and (len(steps) >= steps_per_epoch or last):
+                report(steps)
+                steps = []
+        trained = engine.release()
+    if not finite:
+        raise NotFiniteError("the training loss is not finite")
+    return trained
+
+
+def reference_answers(
+    config: TrialConfig, plan: TaskPlan, engine: DeepSpeedEngine, parts: WorkerParts, *, shared: bool
+) -> ReferenceAnswers | None:
+    """The answers of the engine's model as it stands, None where the method needs none.
+
+    `shared`: that model is the target model, so that other trials have the same answers.
+    """
+    method = plan.builder.method
+    if not method.needs_reference:
+        return None
+    # All that the answers depend on; beta, weights and learning rate are left out on purpose: trials differ in those.
+    train = config.train.model_dump(include={"convention", "epochs", "batch_size", "micro_batch_size", "max_length"})
+    key = json.dumps(
+        [
+            config.model.model_dump(),
+            config.scenario.model_dump(),
+            config.forget_set,
+            plan.task.name,
+            config.seed,
+            train,
+            reference_needs(method),
+            forget_label_mode(method, config.train),
+            sorted(method.parts),
+            engine.world_size,
+        ]
+    )
+    return parts.references.answers(key if shared else None, engine, plan.builder, plan.schedule.steps)
