@@ -20,14 +20,19 @@ SHAPE = TinyModel(vocab_size=600, hidden_size=32, intermediate_size=64, num_laye
 
 def make_models(folder):
     """A target and a retain model with random weights and an entailment judge with random weights."""
-    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
-
     rows = load_training_rows(AuthorsScenario(num_authors=10), None)
     tokenizer = train_tokenizer(rows, "llama2-chat", SHAPE.vocab_size)
     for index, name in enumerate(("target", "retain")):
         torch.manual_seed(index)
         save_model(tiny_llama(SHAPE, tokenizer, max_positions=256), tokenizer, folder / name)
-    judge = folder / "judge"
+    make_judge(folder / "judge")
+    return folder
+
+
+def make_judge(judge):
+    """An entailment judge with random weights."""
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
     judge.mkdir()
     (judge / "vocab.txt").write_text(
         "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"])
@@ -45,7 +50,6 @@ def make_models(folder):
     torch.manual_seed(2)
     BertForSequenceClassification(config).save_pretrained(judge)
     words.save_pretrained(judge)
-    return folder
 
 
 def settings(models, storage, *more):
