@@ -1,0 +1,267 @@
+"""Whole trials without Ray: chains of tasks on one and on two processes, cut off and resumed, with either reference."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from metrics.suites import summarise_chain
+from orchestrator.base_config import EMBEDDED
+from orchestrator.config import SweepConfig, baseline_config, trial_config
+from orchestrator.tracking.journal import ObjectiveRecord, StepsReported, TaskFinished, TrialState
+from orchestrator.worker.engine import start_process_group
+from orchestrator.worker.evaluation import read_scores
+from orchestrator.worker.model import save_model
+from orchestrator.worker.parts import WorkerParts
+from orchestrator.worker.trial import TrialJob, run_trial
+from tests.ray.tiny import make_judge
+from tests.worker.toy import CPU, NAMES, PLACES, toy_model, toy_tokenizer
+
+OBJECTIVES = tuple(
+    ObjectiveRecord(metric=name, direction="maximize", worst=0.0) for name in ("model_utility", "forget_efficacy")
+)
+TASK_SIZE = 4
+
+
+def write_data(folder):
+    """Three tasks of four rows, a retain set and the utility sets, in TOFU's layout."""
+    folder.mkdir()
+
+    def write(name, rows):
+        (folder / f"{name}.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def rows(verb):
+        return [
+            {"question": f"Where {verb} {name}?", "answer": f"In {PLACES[i % 6]}.", "task_id": str(i // TASK_SIZE + 1)}
+            for i, name in enumerate(NAMES)
+        ]
+
+    def asked(rows):
+        wrong = [f"In {place}." for place in PLACES[:3]]
+        return [{**row, "paraphrased_answer": f"{row['answer']} Yes.", "perturbed_answer": wrong} for row in rows]
+
+    write("forget01", rows("was born"))
+    write("forget01_perturbed", asked(rows("was born")))
+    write("retain90", rows("lives"))
+    write("retain_perturbed", asked(rows("lives")[:4]))
+    write("real_authors_perturbed", asked(rows("wrote")[:3]))
+    write("world_facts_perturbed", asked(rows("is")[:3]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chain")
+    write_data(folder / "data")
+    save_model(toy_model(), toy_tokenizer(), folder / "target")
+    make_judge(folder / "judge")
+    return folder
+
+
+def sweep(place, method="NPO+GD", **scenario):
+    return SweepConfig.model_validate(
+        {
+            "name": "chain",
+            "scenario": {"name": "continual", "source": str(place / "data"), **scenario},
+            "model": {"target": str(place / "target")},
+            "methods": [method],
+            "forget_sets": ["forget01"],
+            "train": {"learning_rate": 5e-3, "epochs": 3, "batch_size": 2, "micro_batch_size": 1, "max_length": 64},
+            "evaluation": {"max_length": 48, "encoder": EMBEDDED, "entailment": str(place / "judge")},
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """One trial, run once by each of `workers` processes; `stop_after`: its workers die when that task is reported."""
+
+    folder: str
+    config: SweepConfig
+    workers: int = 1
+    stop_after: int | None = None
+    baseline: bool = False
+
+    @property
+    def job(self):
+        (entry,) = self.config.methods
+        config = trial_config(self.config, entry, "forget01", {})
+        if self.baseline:
+            config = baseline_config(self.config, "forget01", self.config.model.target)
+        return TrialJob(
+            key=f"{entry.name}/forget01/t000", config=config, sweep_dir=self.folder, objectives=OBJECTIVES,
+            keep_weights=True,
+        )  # fmt: skip
+
+
+class Killed(BaseException):
+    """Stands for the death of the workers: nothing catches it."""
+
+
+def run_case(case):
+    """What rank 0 of the case reported, and its result."""
+    records = []
+
+    def report(record):
+        records.append(record)
+        if isinstance(record, TaskFinished) and record.task == case.stop_after:
+            raise Killed
+
+    try:
+        result = run_trial(case.job, WorkerParts(CPU), report)
+    except Killed:
+        return records, None
+    return records, result
+
+
+def _process(rank, case, store, out):
+    torch.set_num_threads(1)
+    start_process_group(rank, case.workers, f"file://{store}")
+    found = run_case(case)
+    if rank == 0:
+        torch.save(found, out)
+    dist.destroy_process_group()
+
+
+def run(case, tmp_path):
+    """The case in processes of its own."""
+    out = Path(tmp_path) / f"{len(list(Path(tmp_path).iterdir()))}.pt"
+    mp.spawn(_process, args=(case, f"{out}-store", str(out)), nprocs=case.workers, join=True)
+    return torch.load(out, weights_only=False)
+
+
+def steps_of(records):
+    return [step for record in records if isinstance(record, StepsReported) for step in record.steps]
+
+
+def tasks_of(records):
+    return [record.model_copy(update={"time": 0.0}) for record in records if isinstance(record, TaskFinished)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(place, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    case = Case(str(folder / "sweep"), sweep(place))
+    return case, *run(case, folder)
+
+
+def test_every_task_is_forgotten_from_the_last_and_reported(undisturbed):
+    case, records, result = undisturbed
+    assert result.state == TrialState.COMPLETE, result.error
+    steps, tasks = steps_of(records), tasks_of(records)
+    assert [(task.task, task.name, task.num_steps) for task in tasks] == [(1, "1", 6), (2, "2", 12), (3, "3", 18)]
+    assert [step.step for step in steps] == list(range(18))
+    # A fresh schedule each task: with warm-up, the first step of each has learning rate 0.
+    assert [step.step for step in steps if step.learning_rate == 0] == [0, 6, 12]
+    # NPO is 2 log 2 / beta where the policy is its reference: at the start of each task, and nowhere else.
+    at_reference = [step.step for step in steps if abs(step.forget_loss - 13.862944) < 1e-4]
+    assert at_reference == [0, 1, 6, 7, 12, 13]
+    folder = Path(case.folder) / "trials" / result.key
+    for task in tasks:
+        scores = read_scores(Path(case.folder) / task.scores_path)
+        assert set(scores) == {"forget", "retain", "authors", "facts", *(f"task{n}" for n in range(1, task.task))}
+        assert [score.question for score in scores["forget"]] == [
+            f"Where was born {name}?" for name in NAMES[(task.task - 1) * TASK_SIZE : task.task * TASK_SIZE]
+        ]
+    assert not (folder / "resume").exists()
+    assert (folder / "model" / "model.safetensors").is_file()
+
+
+def test_metrics_of_the_chain(undisturbed):
+    _, records, result = undisturbed
+    tasks = tasks_of(records)
+    after = [task.metrics["forget_efficacy"] for task in tasks]
+    last = tasks[-1].metrics
+    now = [last["task1/forget_efficacy"], last["task2/forget_efficacy"]]
+    assert result.metrics["forget_efficacy"] == pytest.approx(sum(after) / 3)
+    assert result.metrics["model_utility"] == last["model_utility"]
+    assert result.metrics["relapse"] == pytest.approx((after[0] - now[0] + after[1] - now[1]) / 2)
+    assert result.metrics["forget_efficacy_final"] == pytest.approx((sum(now) + after[2]) / 3)
+    assert last["earlier/forget_efficacy"] == pytest.approx(sum(now) / 2)
+    forgotten = [result.metrics[f"forget/{m}"] for m in
+                 ("rouge", "probability", "truth_ratio", "cosine_similarity", "entailment_score")]  # fmt: skip
+    assert result.metrics["forget_efficacy"] == pytest.approx(1 - sum(forgotten) / 5)
+    assert result.objectives == (result.metrics["model_utility"], result.metrics["forget_efficacy"])
+    assert result.metrics == summarise_chain([task.metrics for task in tasks], [*now, after[2]])
+
+
+@pytest.mark.parametrize("reference", ["previous", "initial"])
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_a_chain_whose_workers_died_goes_on_after_its_last_whole_task(
+    reference, stop_after, undisturbed, place, tmp_path
+):
+    config = sweep(place, reference=reference)
+    whole = undisturbed[1:] if reference == "previous" else run(Case(str(tmp_path / "a"), config), tmp_path)
+    case = Case(str(tmp_path / "b"), config, stop_after=stop_after)
+    before, nothing = run(case, tmp_path)
+    assert nothing is None and len(tasks_of(before)) == stop_after
+    records, result = run(replace(case, stop_after=None), tmp_path)
+    # The checkpoint is written after its task is reported: of the last report only the tasks before it are kept.
+    assert len(records[0].steps) == 6 * (stop_after - 1) if stop_after > 1 else 2
+    assert steps_of(records) == steps_of(whole[0])
+    assert tasks_of(records) == tasks_of(whole[0])
+    assert result.metrics == whole[1].metrics
+    assert result.scores_sha256 == whole[1].scores_sha256
+
+
+def test_a_damaged_checkpoint_costs_time_but_changes_nothing(undisturbed, place, tmp_path):
+    _, whole, expected = undisturbed
+    case = Case(str(tmp_path / "sweep"), sweep(place), stop_after=2)
+    run(case, tmp_path)
+    (weights,) = (tmp_path / "sweep").rglob("resume/*/model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    records, result = run(replace(case, stop_after=None), tmp_path)
+    assert steps_of(records) == steps_of(whole) and result.metrics == expected.metrics
+
+
+def test_a_checkpoint_of_other_settings_is_not_taken_up(place, tmp_path):
+    case = Case(str(tmp_path / "sweep"), sweep(place), stop_after=2)
+    run(case, tmp_path)
+    other = sweep(place, reference="initial")
+    records, result = run(Case(case.folder, other), tmp_path)
+    fresh, expected = run(Case(str(tmp_path / "fresh"), other), tmp_path)
+    assert steps_of(records) == steps_of(fresh) and result.metrics == expected.metrics
+
+
+def test_references_differ_from_the_second_task_on(undisturbed, place, tmp_path):
+    records, _ = run(Case(str(tmp_path / "a"), sweep(place, reference="initial")), tmp_path)
+    ours, previous = steps_of(records), steps_of(undisturbed[1])
+    assert ours[:6] == previous[:6]
+    assert ours[6].forget_loss != previous[6].forget_loss
+    # The first retain loss of task 2 does not know the reference: the same weights were reached.
+    assert ours[6].retain_loss == previous[6].retain_loss
+
+
+@pytest.mark.parametrize("method", ["NPO+GD", "ME+KL"])
+def test_two_workers_forget_the_same_chain(method, place, tmp_path):
+    one, first = run(Case(str(tmp_path / "a"), sweep(place, method, num_tasks=2)), tmp_path)
+    two, second = run(Case(str(tmp_path / "b"), sweep(place, method, num_tasks=2), workers=2), tmp_path)
+    losses = [[step.loss for step in steps_of(records)] for records in (one, two)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert second.metrics == pytest.approx(first.metrics, rel=1e-3)
+
+
+def test_a_baseline_is_scored_once_for_all_tasks(place, tmp_path):
+    records, result = run(Case(str(tmp_path / "a"), sweep(place), baseline=True), tmp_path)
+    tasks = tasks_of(records)
+    assert [task.task for task in tasks] == [1, 2, 3] and steps_of(records) == []
+    assert len({task.metrics["model_utility"] for task in tasks}) == 1
+    assert len({task.metrics["forget_efficacy"] for task in tasks}) == 3
+    assert tasks[2].metrics["task1/forget_efficacy"] == tasks[0].metrics["forget_efficacy"]
+    assert result.metrics["relapse"] == 0
+    assert result.objectives is None and result.checkpoint is None
+
+
+def test_a_loss_that_is_not_finite_ends_the_chain_in_its_task(place, tmp_path):
+    config = sweep(place, "GA")
+    broken = config.model_copy(update={"train": config.train.model_copy(update={"learning_rate": 1e30})})
+    records, result = run(Case(str(tmp_path / "a"), broken), tmp_path)
+    assert result.state == TrialState.DIVERGED and "not finite" in result.error
+    assert tasks_of(records) == []
+    assert not list((tmp_path / "a").rglob("resume")) and result.objectives == (0.0, 0.0)
