@@ -6,7 +6,15 @@ from dataclasses import asdict, replace
 import pytest
 
 from metrics.aggregate import LOG10_P_FLOOR
-from metrics.suites import METRIC_NAMES, ExampleScore, forget_quality_metrics, metric_directions, summarise
+from metrics.suites import (
+    METRIC_NAMES,
+    ExampleScore,
+    forget_quality_from_ratios,
+    forget_quality_metrics,
+    metric_directions,
+    summarise,
+    summarise_chain,
+)
 
 LN2 = math.log(2)
 KINDS = {"forget": "forget", "retain": "retain", "authors": "facts", "facts": "facts"}
@@ -216,3 +224,51 @@ def test_metric_directions(name, direction, worst):
 def test_metric_directions_refuses_an_unknown_kind():
     with pytest.raises(ValueError, match="set 'a' must be one of forget, retain, facts, but got 'b'"):
         metric_directions({"a": "b"})
+
+
+def test_forget_quality_from_ratios_is_that_of_scores_with_these_ratios():
+    ours = [score("forget", i, base_nll=0.0, perturbed_nll=(0.1 * i,)) for i in range(9)]
+    theirs = [score("forget", i, base_nll=0.0, perturbed_nll=(0.1 * i + 0.35,)) for i in range(9)]
+    ratios = [math.exp(0.1 * i + 0.35) for i in range(9)]
+    assert forget_quality_from_ratios(ours, ratios) == forget_quality_metrics(ours, theirs)
+    assert 0 < forget_quality_from_ratios(ours, ratios)["forget_quality"] < 1
+    with pytest.raises(ValueError, match="one ratio of the retain model for each question, but got 8 for 9"):
+        forget_quality_from_ratios(ours, ratios[:-1])
+
+
+def test_metrics_of_a_chain_by_hand():
+    after_each = [
+        {"forget/rouge": 0.1, "retain/rouge": 0.9, "model_utility": 0.8, "forget_efficacy": 0.9},
+        {"forget/rouge": 0.4, "retain/rouge": 0.7, "model_utility": 0.6, "forget_efficacy": 0.6},
+        {"forget/rouge": 0.1, "retain/rouge": 0.5, "model_utility": 0.3, "forget_efficacy": 0.9},
+    ]
+    assert summarise_chain(after_each, [0.7, 0.5, 0.9]) == pytest.approx(
+        {
+            "forget/rouge": 0.2,
+            "retain/rouge": 0.5,
+            "model_utility": 0.3,
+            "forget_efficacy": 0.8,
+            "forget_efficacy_final": 0.7,
+            "relapse": 0.15,
+        }
+    )
+
+
+def test_a_chain_of_one_task_has_no_relapse_and_the_tasks_own_metrics():
+    metrics = summarise(scores_of(KINDS), KINDS)
+    chain = summarise_chain([metrics], [metrics["forget_efficacy"]])
+    assert chain == metrics | {"forget_efficacy_final": metrics["forget_efficacy"], "relapse": 0.0}
+    assert list(metric_directions(KINDS, chain=True)) == list(chain)
+
+
+def test_directions_of_a_chain():
+    infos = metric_directions(KINDS, chain=True)
+    assert (infos["relapse"].direction, infos["relapse"].worst) == ("minimize", 1.0)
+    assert (infos["forget_efficacy_final"].direction, infos["forget_efficacy_final"].worst) == ("maximize", 0.0)
+    assert not any(info.needs_retain_model for info in infos.values())
+
+
+@pytest.mark.parametrize(("tasks", "final"), [(0, 0), (2, 1), (1, 2)])
+def test_a_chain_needs_every_task_twice(tasks, final):
+    with pytest.raises(ValueError, match=f"got {final} for {tasks} tasks"):
+        summarise_chain([{"forget_efficacy": 1.0}] * tasks, [1.0] * final)
