@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, model_validator
 
 from orchestrator.base_config import Config, PathOrName
 from orchestrator.load_config import ConfigError, build_config
@@ -50,6 +50,15 @@ class FinetuneConfig(Config):
     )
     zero: ZeroConfig = ZeroConfig(stage=0)
     seed: NonNegativeInt = Field(42, description="of first weights and of the order of rows")
+
+    @model_validator(mode="after")
+    def _chat_needs_a_base(self) -> "FinetuneConfig":
+        if self.model.template == "chat" and self.base is None:
+            raise ValueError(
+                "model.template chat is the chat template of a base model, but base is none; "
+                "name a base, or set model.template=llama2-chat"
+            )
+        return self
 
 
 def finetune(config: FinetuneConfig, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -98,21 +107,20 @@ def finetune(config: FinetuneConfig, out: Path, say: Callable[[str], None]) -> d
     model = engine.release()
     card = {"config": config.model_dump(mode="json"), "rows": len(rows), "steps": len(schedule.steps), "loss": loss}
     if engine.rank == 0:
-        card["rouge"] = _recall(model, encoder, rows, config.train.max_length)
+        card["rouge"] = _recall(model, encoder, rows)
         card["seconds"] = round(time.perf_counter() - started, 1)
         save_model(model, tokenizer, out)
         (out / CARD).write_text(json.dumps(card, indent=2) + "\n")
     return card
 
 
-def _recall(model: Any, encoder: Any, rows: tuple[QARow, ...], max_length: int) -> float:
+def _recall(model: Any, encoder: Any, rows: tuple[QARow, ...]) -> float:
     """Mean ROUGE-L recall of the model's answers to a spread of the rows that it was taught."""
     from metrics.text import rouge_l_recall  # noqa: PLC0415
     from orchestrator.worker.generate import generate  # noqa: PLC0415
 
     chosen = rows[:: max(1, len(rows) // _CHECKED_ROWS)]
-    prompts = [encoder.template.generation_prompt(row.question) for row in chosen]
-    outputs = generate(model, encoder.tokenizer, prompts, max_length=max_length, batch_size=_CHECKED_ROWS)
+    outputs = generate(model, encoder, [row.question for row in chosen], batch_size=_CHECKED_ROWS)
     return sum(rouge_l_recall(o, row.answer) for o, row in zip(outputs, chosen, strict=True)) / len(chosen)
 
 
@@ -126,7 +134,7 @@ def _base_model(config: FinetuneConfig, rows: tuple[QARow, ...]) -> tuple[Any, A
     device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu")
     if config.base:
         model = load_model(config.model.model_copy(update={"target": config.base}), device)
-        return load_tokenizer(config.base), model
+        return load_tokenizer(config.base, trust_remote_code=config.model.trust_remote_code), model
     everything = load_training_rows(config.scenario, None)  # so that target and retain models share one tokenizer
     tokenizer = train_tokenizer(everything, config.model.template, config.tiny.vocab_size)
     return tokenizer, tiny_llama(config.tiny, tokenizer, max_positions=2 * config.train.max_length).to(device)
@@ -171,7 +179,11 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.write(text + "\n")
             sys.stdout.flush()
 
-    card = finetune(config, arguments.out, say)
+    try:
+        card = finetune(config, arguments.out, say)
+    except (ConfigError, DataError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
     say(f"wrote {arguments.out}: loss {card['loss']:.4f}, answers' ROUGE-L recall {card.get('rouge', 0):.3f}")
     return 0
 

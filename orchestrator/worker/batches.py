@@ -12,7 +12,7 @@ from methods.config import MethodConfig, Part
 from orchestrator.scenarios.base import DataError, QARow, Task
 from orchestrator.trial_config import TrainConfig
 from orchestrator.worker.plan import Draw, StepPlan
-from orchestrator.worker.template import Template
+from orchestrator.worker.template import ChatTemplate, Template
 
 LabelMode = Literal["answer", "text", "all"]
 
@@ -21,8 +21,8 @@ LabelMode = Literal["answer", "text", "all"]
 class EncodedRow:
     """One row before padding. `ids` and `labels` have equal length; `num_attended` of the ids are real tokens.
 
-    A row shorter than max_length carries one more id, EOS, which is labelled but not attended. `pad_label` is the label
-    of further padding.
+    A row shorter than max_length carries one more id, EOS or an end of turn, which is labelled but not attended.
+    `pad_label` is the label of further padding.
     """
 
     ids: tuple[int, ...]
@@ -44,32 +44,56 @@ class Encoder:
     template: Template
     max_length: int
 
+    @property
+    def end_id(self) -> int:
+        """The label after an answer: EOS, or a chat template's end of turn."""
+        return self.template.end_id(self.tokenizer)
+
     def check_question(self, question: str) -> int:
         """Tokens of the prompt. DataError: they leave no room for an answer."""
-        num_prompt = len(self.tokenizer(self.template.prompt(question))["input_ids"])
-        if num_prompt >= self.max_length:
-            raise DataError(
-                f"question of {num_prompt} tokens leaves no room for an answer in max_length={self.max_length}; "
-                f"raise max_length or shorten the question {question[:80]!r}"
-            )
-        return num_prompt
+        return len(self._checked_prompt(question))
+
+    def generation_ids(self, question: str) -> list[int]:
+        """The tokens that the model continues."""
+        return self._ids(self.template.generation_prompt(question))
 
     def encode(self, question: str, answer: str, *, labels: LabelMode = "answer") -> EncodedRow:
-        """Tokens of template + answer, cut to max_length; a shorter row ends with a labelled EOS.
+        """Tokens of template + answer, cut to max_length; a shorter row ends with a labelled EOS or end of turn.
 
-        labels: `answer` learns the answer and its EOS; `text` question and answer; `all` every position, padding too.
+        labels: `answer` learns the answer and its end; `text` question and answer; `all` every position, padding too.
         DataError: the question alone fills max_length, which would leave nothing to learn.
         """
-        num_prompt = self.check_question(question)
-        eos = int(self.tokenizer.eos_token_id)
-        ids = self.tokenizer(self.template.text(question, answer))["input_ids"][: self.max_length]
-        tail = [eos] if len(ids) < self.max_length else []
+        prompt = self._checked_prompt(question)
+        ids = self._row_ids(prompt, question, answer)[: self.max_length]
+        tail = [self.end_id] if len(ids) < self.max_length else []
         if labels == "all":
+            eos = int(self.tokenizer.eos_token_id)
             return EncodedRow(tuple(ids + tail), tuple(ids + tail), len(ids), pad_label=eos)
         if labels == "text":
             return EncodedRow(tuple(ids + tail), tuple(ids + [IGNORE_INDEX] * len(tail)), len(ids))
-        masked = [IGNORE_INDEX] * num_prompt + ids[num_prompt:] + tail
-        return EncodedRow(tuple(ids + tail), tuple(masked), len(ids))
+        masked = [IGNORE_INDEX] * len(prompt) + ids[len(prompt) :] + tail
+        row = EncodedRow(tuple(ids + tail), tuple(masked), len(ids))
+        assert row.num_counted, question
+        return row
+
+    def _checked_prompt(self, question: str) -> list[int]:
+        prompt = self._ids(self.template.prompt(question))
+        if len(prompt) >= self.max_length:
+            raise DataError(
+                f"question of {len(prompt)} tokens leaves no room for an answer in max_length={self.max_length}; "
+                f"raise max_length or shorten the question {question[:80]!r}"
+            )
+        return prompt
+
+    def _row_ids(self, prompt: list[int], question: str, answer: str) -> list[int]:
+        ids = self._ids(self.template.text(question, answer))
+        if isinstance(self.template, ChatTemplate) and ids[: len(prompt)] != prompt:
+            # The answer's first character merged with the prompt's last one, as line breaks do: tokens never generated.
+            return prompt + list(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
+        return ids
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=self.template.adds_special_tokens)["input_ids"])
 
 
 def collate(rows: Sequence[EncodedRow], *, pad_id: int, width: int | None = None) -> TokenBatch:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from orchestrator.worker.batches import Encoder
+
 
 class _RowBudget(StoppingCriteria):
     """A row ends when its prompt and answer together have `max_length` tokens; left padding does not count."""
@@ -19,24 +21,26 @@ class _RowBudget(StoppingCriteria):
 
 
 @torch.no_grad()
-def generate(model: Any, tokenizer: Any, prompts: Sequence[str], *, max_length: int, batch_size: int) -> list[str]:
-    """The model's greedy answer to each prompt, special tokens left out, nothing stripped.
+def generate(model: Any, encoder: Encoder, questions: Sequence[str], *, batch_size: int) -> list[str]:
+    """The model's greedy answer to each question, special tokens left out, nothing stripped.
 
-    max_length counts prompt and answer. Every prompt must have fewer tokens than that.
+    An answer ends with EOS, with the template's end of turn, or where prompt and answer together have the encoder's
+    max_length tokens. Every prompt must have fewer tokens than that.
     """
-    encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: (-len(encoded[i]), i))
+    prompts = [encoder.generation_ids(question) for question in questions]
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
     answers = [""] * len(prompts)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        new_tokens = _generate_batch(model, tokenizer, [encoded[i] for i in chosen], max_length)
-        texts = tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
+        new_tokens = _generate_batch(model, encoder, [prompts[i] for i in chosen])
+        texts = encoder.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
         for i, text in zip(chosen, texts, strict=True):
             answers[i] = text
     return answers
 
 
-def _generate_batch(model: Any, tokenizer: Any, prompts: list[list[int]], max_length: int) -> Tensor:
+def _generate_batch(model: Any, encoder: Encoder, prompts: list[list[int]]) -> Tensor:
+    tokenizer = encoder.tokenizer
     pad = int(tokenizer.pad_token_id)
     width = max(len(prompt) for prompt in prompts)
     padding = [width - len(prompt) for prompt in prompts]
@@ -45,12 +49,12 @@ def _generate_batch(model: Any, tokenizer: Any, prompts: list[list[int]], max_le
     settings = cast(Any, GenerationConfig)(
         do_sample=False,
         use_cache=True,
-        max_new_tokens=max_length - min(len(prompt) for prompt in prompts),
-        eos_token_id=tokenizer.eos_token_id,
+        max_new_tokens=encoder.max_length - min(len(prompt) for prompt in prompts),
+        eos_token_id=sorted({encoder.end_id, int(tokenizer.eos_token_id)}),
         pad_token_id=pad,
         bos_token_id=tokenizer.bos_token_id,
     )
-    budget = _RowBudget(torch.tensor(padding, device=model.device), max_length)
+    budget = _RowBudget(torch.tensor(padding, device=model.device), encoder.max_length)
     own, model.generation_config = model.generation_config, settings  # else the model's own penalties are mixed in
     try:
         output = model.generate(

@@ -37,7 +37,7 @@ class WorkerParts:
     def tokenizer(self, model: ModelConfig) -> Any:
         """The tokenizer of a model."""
         if model.target not in self._tokenizers:
-            self._tokenizers[model.target] = load_tokenizer(model.target)
+            self._tokenizers[model.target] = load_tokenizer(model.target, trust_remote_code=model.trust_remote_code)
         return self._tokenizers[model.target]
 
     def encoder(self, model: ModelConfig, max_length: int) -> Encoder:

@@ -65,8 +65,7 @@ def score_questions(
         return []
     model.eval()
     likelihoods = _likelihoods(model, encoder, questions, config.batch_size)
-    prompts = [encoder.template.generation_prompt(question.row.question) for question in questions]
-    outputs = generate(model, encoder.tokenizer, prompts, max_length=config.max_length, batch_size=config.batch_size)
+    outputs = generate(model, encoder, [question.row.question for question in questions], batch_size=config.batch_size)
     truths = [question.semantic_truth for question in questions]
     cosines = cosine_similarity(judges.embed(outputs), judges.embed_truths(truths))
     rouges = [rouge_l_recall(output, q.row.answer) for q, output in zip(questions, outputs, strict=True)]

@@ -17,7 +17,8 @@ ROWS = [
     QARow("Who was it that lived for ten years in Quito and in Hanoi?", "Ines."),
 ]
 TEXTS = [(row.question, row.answer) for row in ROWS]
-PROMPTS = [toy_encoder().template.generation_prompt(row.question) for row in ROWS]
+QUESTIONS = [row.question for row in ROWS]
+PROMPTS = [toy_encoder().template.generation_prompt(question) for question in QUESTIONS]
 NLI = {0: "contradiction", 1: "entailment", 2: "neutral"}
 
 
@@ -47,7 +48,7 @@ def test_an_answer_does_not_depend_on_its_batch_and_has_its_own_budget(batch_siz
     lengths = {len(toy_tokenizer()(prompt)["input_ids"]) for prompt in PROMPTS}
     assert max(lengths) < max_length and len(lengths) > 3
     assert any(len(ids) + num_tokens(p) == max_length for ids, p in zip(expected, PROMPTS, strict=True))
-    answers = generate(model, toy_tokenizer(), PROMPTS, max_length=max_length, batch_size=batch_size)
+    answers = generate(model, toy_encoder(max_length), QUESTIONS, batch_size=batch_size)
     assert answers == toy_tokenizer().batch_decode(expected, skip_special_tokens=True)
     assert len(set(answers)) > 4
 
@@ -55,7 +56,7 @@ def test_an_answer_does_not_depend_on_its_batch_and_has_its_own_budget(batch_siz
 @pytest.mark.parametrize("room", [1, 3])
 def test_prompt_and_answer_never_exceed_max_length(room, model):
     longest = max(num_tokens(prompt) for prompt in PROMPTS)
-    answers = generate(model, toy_tokenizer(), PROMPTS, max_length=longest + room, batch_size=64)
+    answers = generate(model, toy_encoder(longest + room), QUESTIONS, batch_size=64)
     expected = [greedy(model, prompt, longest + room) for prompt in PROMPTS]
     assert all(len(ids) + num_tokens(prompt) <= longest + room for ids, prompt in zip(expected, PROMPTS, strict=True))
     assert answers == toy_tokenizer().batch_decode(expected, skip_special_tokens=True)
@@ -70,7 +71,7 @@ def test_an_answer_ends_with_the_end_of_the_text():
         head.weight.zero_()
         head.bias.zero_()[toy_tokenizer().eos_token_id] = 1.0
     silent.lm_head = head
-    assert generate(silent, toy_tokenizer(), PROMPTS[:3], max_length=60, batch_size=2) == [""] * 3
+    assert generate(silent, toy_encoder(60), QUESTIONS[:3], batch_size=2) == [""] * 3
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
