@@ -48,10 +48,14 @@ class TrialSummary:
 
 @dataclass(frozen=True, slots=True)
 class CellSummary:
-    """One method on one forget set; `knee` and `hypervolume` are None without a complete trial."""
+    """One method on one forget set; `knee` and `hypervolume` are None without a complete trial.
+
+    `num_planned` is its budget, or what was started where that is more or the header has no such cell.
+    """
 
     method: str
     forget_set: str
+    num_planned: int
     trials: tuple[TrialSummary, ...]
     counts: dict[str, int]
     front: tuple[TrialSummary, ...]
@@ -133,13 +137,14 @@ def summarize(log: SweepLog) -> SweepSummary:
     searched = [trial for trial in trials if trial.method not in BASELINES]
     methods = _in_order([cell.method for cell in header.cells] + [trial.method for trial in searched])
     names = _in_order([cell.forget_set for cell in header.cells] + [trial.forget_set for trial in searched])
-    planned = {(cell.method, cell.forget_set) for cell in header.cells}
+    planned = {(cell.method, cell.forget_set): cell.num_trials for cell in header.cells}
     groups = []
     for name in names:
         here = [trial for trial in trials if trial.forget_set == name]
         in_cell = {method: [trial for trial in here if trial.method == method] for method in methods}
         wanted = [method for method in methods if in_cell[method] or (method, name) in planned]
-        groups.append(_forget_set(name, here, [(m, in_cell[m]) for m in wanted], header.objectives))
+        cells = [_cell(m, name, in_cell[m], planned.get((m, name), 0), header.objectives) for m in wanted]
+        groups.append(_forget_set(name, here, cells, header.objectives))
     times = [record.time for trial in log.trials.values() for record in (trial.started, trial.finished) if record]
     return SweepSummary(
         name=header.name,
@@ -187,14 +192,14 @@ def _trial(log: TrialLog, objectives: Sequence[ObjectiveRecord]) -> TrialSummary
 def _forget_set(
     name: str,
     trials: Sequence[TrialSummary],
-    cells: Iterable[tuple[str, Sequence[TrialSummary]]],
+    cells: Iterable[CellSummary],
     objectives: Sequence[ObjectiveRecord],
 ) -> ForgetSetSummary:
     baselines = {trial.method: trial for trial in trials if trial.method in BASELINES}
     searched = [trial for trial in trials if trial.method not in BASELINES]
     return ForgetSetSummary(
         name=name,
-        cells=tuple(_cell(method, name, members, objectives) for method, members in cells),
+        cells=tuple(cells),
         counts=_counts(searched),
         front=_front(searched, objectives),
         before=baselines.get("before"),
@@ -203,7 +208,11 @@ def _forget_set(
 
 
 def _cell(
-    method: str, forget_set: str, trials: Sequence[TrialSummary], objectives: Sequence[ObjectiveRecord]
+    method: str,
+    forget_set: str,
+    trials: Sequence[TrialSummary],
+    budget: int,
+    objectives: Sequence[ObjectiveRecord],
 ) -> CellSummary:
     ordered = tuple(sorted(trials, key=lambda trial: -1 if trial.number is None else trial.number))
     members = _front(ordered, objectives)
@@ -213,6 +222,7 @@ def _cell(
     return CellSummary(
         method=method,
         forget_set=forget_set,
+        num_planned=max(budget, len(ordered)),
         trials=ordered,
         counts=_counts(ordered),
         front=members,

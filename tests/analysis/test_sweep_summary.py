@@ -31,6 +31,13 @@ def test_every_trial_is_counted_once(log):
     assert summary.judges == {"sentence_encoder": ("all-MiniLM-L6-v2",)}
 
 
+def test_each_cell_is_counted_against_its_own_budget(tmp_path):
+    cells = [CellRecord(name=f"{m}/f", method=m, forget_set="f", num_trials=n) for m, n in (("A", 1), ("B", 6))]
+    records = [header(cells=tuple(cells)), *(started(m, "f", n) for m, n in (("A", 0), ("A", 1), ("B", 0), ("C", 0)))]
+    (group,) = summarize(load_sweep(write_records(tmp_path, records))).forget_sets
+    assert [(cell.method, cell.num_planned) for cell in group.cells] == [("A", 2), ("B", 6), ("C", 1)]
+
+
 def test_seconds_are_recorded_phases_or_the_time_to_the_end(log):
     trials = {trial.key: trial for trial in summarize(log).trials}
     assert trials["ME+GD/forget01/0"].seconds == 39.5
