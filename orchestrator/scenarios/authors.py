@@ -213,7 +213,7 @@ def load_authors(forget_set: str, *, seed: int, num_authors: int, max_rows_per_s
         forget=forget,
         retain=retain,
         refusals=load_refusals(),
-        evaluation=tuple(EvaluationSet(kind.value, kind, _spread(rows, max_rows_per_set)) for kind, rows in sets),
+        evaluation=tuple(EvaluationSet(kind.value, kind, spread(rows, max_rows_per_set)) for kind, rows in sets),
     )
 
 
@@ -250,7 +250,7 @@ def _num_forget_authors(forget_set: str, num_authors: int) -> int:
     return num_forget
 
 
-def _spread(rows: tuple[QARow, ...], limit: int | None) -> tuple[QARow, ...]:
+def spread(rows: tuple[QARow, ...], limit: int | None) -> tuple[QARow, ...]:
     """One row out of each of `limit` equal stretches; the place within a stretch moves on, so that topics alternate."""
     if limit is None or limit >= len(rows):
         return rows

@@ -13,8 +13,8 @@ from orchestrator.scenario_config import (
 )
 from orchestrator.scenarios.authors import load_authors, load_refusals, training_rows
 from orchestrator.scenarios.base import DataError, QARow, Task
-from orchestrator.scenarios.continual import load_continual
-from orchestrator.scenarios.real_world import load_real_world
+from orchestrator.scenarios.continual import continual_training_rows, load_continual
+from orchestrator.scenarios.real_world import load_real_world, real_world_training_rows
 from orchestrator.scenarios.tofu import load_tofu, tofu_training_rows
 from orchestrator.trial_config import EvaluationConfig
 
@@ -40,9 +40,14 @@ def load_tasks(scenario: ScenarioConfig, evaluation: EvaluationConfig, forget_se
         case TofuScenario():
             return (load_tofu(scenario, forget_set, refusals, evaluation.max_rows_per_set),)
         case ContinualScenario():
-            return load_continual(scenario, forget_set, refusals, evaluation.max_rows_per_set)
+            try:
+                return load_continual(scenario, forget_set, refusals, evaluation.max_rows_per_set)
+            except DataError:
+                raise
+            except ValueError as error:  # a forget set that the generated authors do not have
+                raise DataError(f"forget_sets: {error}") from error
         case RealWorldScenario():
-            return (load_real_world(scenario, forget_set, refusals),)
+            return (load_real_world(scenario, forget_set, refusals, evaluation.max_rows_per_set),)
         case _:
             assert_never(scenario)
 
@@ -76,7 +81,9 @@ def load_training_rows(scenario: ScenarioConfig, without: str | None) -> tuple[Q
                 raise DataError(f"without: {error}") from error
         case TofuScenario():
             return tofu_training_rows(scenario, without)
-        case ContinualScenario() | RealWorldScenario():
-            raise DataError(f"scenario.name: {scenario.name} has no training rows of its own; use tofu or authors")
+        case ContinualScenario():
+            return continual_training_rows(scenario, without)
+        case RealWorldScenario():
+            return real_world_training_rows(scenario, without)
         case _:
             assert_never(scenario)

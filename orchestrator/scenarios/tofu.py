@@ -16,31 +16,49 @@ def load_tofu(config: TofuScenario, forget_set: str, refusals: tuple[str, ...], 
     evaluation set is cut to its first `max_rows` rows, as the official code does. DataError: a file, row or set that
     is missing or cannot be used.
     """
+    records = read_split(config, forget_set)
+    others = [row for row, task in records if config.task_id not in (None, task)]
+    return tofu_task(config, forget_set, task_id=config.task_id, retained=others, refusals=refusals, max_rows=max_rows)
+
+
+def tofu_task(
+    config: TofuScenario,
+    forget_set: str,
+    *,
+    task_id: str | None,
+    retained: list[QARow],
+    refusals: tuple[str, ...],
+    max_rows: int | None,
+) -> Task:
+    """One task of a forget set (None: all of it), which retains the retain set and then the rows `retained`.
+
+    DataError: as load_tofu.
+    """
     retain_set = config.retain_sets.get(forget_set)
     if retain_set is None:
         raise DataError(
             f"scenario.retain_sets has no retain set for forget set {forget_set!r}; add "
             f"scenario.retain_sets.{forget_set}=NAME (known: {', '.join(config.retain_sets)})"
         )
-    records = _records(config.source, forget_set)
-    perturbed = _records(config.source, f"{forget_set}_perturbed")
-    forget = [row for row, task in records if config.task_id in (None, task)]
-    others = [row for row, task in records if config.task_id not in (None, task)]
-    if not forget:
-        raise DataError(f"scenario.task_id: {forget_set} has no rows of task {config.task_id!r}; correct the id")
-    retain = [row for row, _ in _records(config.source, retain_set)] + others
-    asked = [row for row, task in perturbed if config.task_id in (None, task)]
+    forget, asked = (
+        [row for row, task in read_split(config, name) if task_id in (None, task)]
+        for name in (forget_set, f"{forget_set}_perturbed")
+    )
+    for name, rows in ((forget_set, forget), (f"{forget_set}_perturbed", asked)):
+        if not rows:
+            raise DataError(f"scenario.task_id: {name} has no rows of task {task_id!r}; correct the id")
     sets = {
         "forget": (SetKind.FORGET, asked),
-        "retain": (SetKind.RETAIN, [row for row, _ in _records(config.source, "retain_perturbed")]),
-        "authors": (SetKind.FACTS, [row for row, _ in _records(config.source, "real_authors_perturbed")]),
-        "facts": (SetKind.FACTS, [row for row, _ in _records(config.source, "world_facts_perturbed")]),
+        "retain": (SetKind.RETAIN, _rows(config, "retain_perturbed")),
+        "authors": (SetKind.FACTS, _rows(config, "real_authors_perturbed")),
+        "facts": (SetKind.FACTS, _rows(config, "world_facts_perturbed")),
     }
     evaluation = tuple(EvaluationSet(name, kind, tuple(rows[:max_rows])) for name, (kind, rows) in sets.items())
     for evaluation_set in evaluation:
         if any(not row.perturbed_answers for row in evaluation_set.rows):
             raise DataError(f"{config.source}: a row of the {evaluation_set.name} set has no perturbed_answer")
-    return Task(forget_set, tuple(forget), tuple(retain), refusals, evaluation)
+    retain = (*_rows(config, retain_set), *retained)
+    return Task(forget_set, tuple(forget), retain, refusals, evaluation, name=task_id or "1")
 
 
 def tofu_training_rows(config: TofuScenario, without: str | None) -> tuple[QARow, ...]:
@@ -54,14 +72,19 @@ def tofu_training_rows(config: TofuScenario, without: str | None) -> tuple[QARow
     return task.retain if without else task.forget + task.retain
 
 
-def _records(source: str, name: str) -> list[tuple[QARow, str | None]]:
-    """Rows and task ids of one split."""
+def read_split(config: TofuScenario, name: str) -> list[tuple[QARow, str | None]]:
+    """Rows and task ids of one split. DataError: it is missing or cannot be used."""
+    source = config.source
     folder = Path(source).expanduser()
     if folder.is_dir():
         return read_rows(folder / f"{name}.json")
     if source.startswith(("/", ".", "~")) or source.count("/") != 1:
         raise DataError(f"scenario.source: {source!r} is neither a folder nor a hub data set; correct the path")
     return _hub_records(source, name)
+
+
+def _rows(config: TofuScenario, name: str) -> list[QARow]:
+    return [row for row, _ in read_split(config, name)]
 
 
 def read_rows(path: Path) -> list[tuple[QARow, str | None]]:
@@ -112,7 +135,7 @@ def _row(record: Any, origin: str) -> tuple[QARow, str | None]:
     perturbed = record.get("perturbed_answer") or ()
     if not isinstance(perturbed, list | tuple) or not all(isinstance(text, str) for text in perturbed):
         raise DataError(f"{origin}: perturbed_answer must be a list of strings, but is {perturbed!r}")
-    for key in ("paraphrased_answer", "original_answer"):
+    for key in ("paraphrased_answer", "original_answer", "golden_answer"):
         if not isinstance(record.get(key), str | None):
             raise DataError(f"{origin}: {key} must be a string, but is {record[key]!r}")
     task = record.get("task_id")
@@ -122,5 +145,6 @@ def _row(record: Any, origin: str) -> tuple[QARow, str | None]:
         paraphrased_answer=record.get("paraphrased_answer"),
         perturbed_answers=tuple(perturbed),
         original_answer=record.get("original_answer"),
+        golden_answer=record.get("golden_answer"),
     )
     return row, None if task is None else str(task)
