@@ -21,6 +21,7 @@ RUN_STATUS = {
 }
 EXAMPLES, REPORT = "examples.json", "report.html"
 MAX_TAG_CHARS, MAX_PARAM_CHARS = 8000, 500
+_TASK_CURVES = ("forget_efficacy", "model_utility", "earlier/forget_efficacy", "relapse")
 _LEFT_OUT = ("tracking.", "storage.")  # they say where a trial ran, not what it was
 
 
@@ -110,8 +111,19 @@ def common_params(log: SweepLog) -> list[str]:
     return [name for name in searched[0] if all(name in params for params in searched)] if searched else []
 
 
-def saved_view(header: SweepStarted, params: Sequence[str]) -> str:
-    """The value of the experiment tag that opens the chart page on the objectives.
+def task_metric(name: str) -> str:
+    """The name in MLflow of a metric that is measured after each task of a chain."""
+    return f"task/{name}"
+
+
+def task_curves(log: SweepLog) -> list[str]:
+    """The metrics that are drawn over the tasks; none where no trial is a chain."""
+    known = {name for trial in log.trials.values() for task in trial.tasks for name in task.metrics}
+    return [task_metric(name) for name in _TASK_CURVES if name in known]
+
+
+def saved_view(header: SweepStarted, params: Sequence[str], curves: Sequence[str] = ()) -> str:
+    """The value of the experiment tag that opens the chart page on the objectives; `curves` are metrics with steps.
 
     The format is MLflow's own and undocumented. It holds no clock and no random ids, so that writing it twice changes
     nothing.
@@ -130,9 +142,10 @@ def saved_view(header: SweepStarted, params: Sequence[str]) -> str:
         "columnOrder": [],
         "columnWidths": {},
         "runsHiddenMode": "SHOW_ALL",
-        "compareRunCharts": _charts(goals, params),
+        "compareRunCharts": _charts(goals, params, curves),
         "compareRunSections": [
             _section("Objectives", columns=min(2, max(1, len(goals) - 1))),
+            *([_section("Tasks", columns=2)] if curves else []),
             _section("Settings", columns=1),
         ],
         "viewMaximized": False,
@@ -163,15 +176,23 @@ def _section(name: str, *, columns: int) -> dict[str, Any]:
     return {"uuid": _id("section", name), "name": name, "columns": columns, "cardHeight": 480, **flags}
 
 
-def _charts(goals: Sequence[str], params: Sequence[str]) -> list[dict[str, Any]]:
-    """A scatter of the first objective against each other one, and all objectives over the settings."""
+def _charts(goals: Sequence[str], params: Sequence[str], curves: Sequence[str]) -> list[dict[str, Any]]:
+    """A scatter of the first objective against each other one, curves, and all objectives over the settings."""
     settings = {"selectedParams": ["method", *params[:5]], "selectedMetrics": [*goals], "showAllRuns": True}
-    return [_scatter(goals[0], goal) for goal in goals[1:]] + [_chart("PARALLEL", "Settings", "settings", **settings)]
+    scatters = [_scatter(goals[0], goal) for goal in goals[1:]]
+    return [*scatters, *map(_line, curves), _chart("PARALLEL", "Settings", "settings", **settings)]
 
 
 def _scatter(x: str, y: str) -> dict[str, Any]:
     axes = {"xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"}}
     return _chart("SCATTER", "Objectives", y, displayName=f"{y} over {x}", **axes)
+
+
+def _line(metric: str) -> dict[str, Any]:
+    axes = {"xAxisKey": "step", "selectedXAxisMetricKey": "", "xAxisScaleType": "linear", "scaleType": "linear"}
+    own = {"useGlobalXaxisKey": False, "useGlobalLineSmoothing": False, "lineSmoothness": 0, "displayPoints": True}
+    shown = {"metricKey": metric, "selectedMetricKeys": [metric], "yAxisKey": "metric", "yAxisExpressions": []}
+    return _chart("LINE", "Tasks", metric, range={}, ignoreOutliers=False, **axes, **own, **shown)
 
 
 def _chart(kind: str, section: str, name: str, **settings: Any) -> dict[str, Any]:

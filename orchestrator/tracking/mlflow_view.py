@@ -22,6 +22,7 @@ from orchestrator.tracking.journal import (
     StepsReported,
     SweepEnded,
     SweepStarted,
+    TaskFinished,
     TrialFinished,
     TrialStarted,
     TrialState,
@@ -90,6 +91,8 @@ class MlflowView:
                         pending[key] = _Pending(record)
                     case StepsReported(key=key):
                         pending.setdefault(key, _Pending()).metrics += _step_metrics(record)
+                    case TaskFinished(key=key):
+                        pending.setdefault(key, _Pending()).metrics += _task_metrics(record)
                     case TrialFinished(key=key):
                         pending.setdefault(key, _Pending()).finished = record
                     case CheckpointDeleted(key=key):
@@ -111,7 +114,7 @@ class MlflowView:
         """
         with self._connected() as client:
             log = load_sweep(self._sweep_dir)
-            view = page.saved_view(log.header, page.common_params(log))
+            view = page.saved_view(log.header, page.common_params(log), page.task_curves(log))
             self._tag_experiment(client, {page.VIEW_TAG: view})
             return page.view_fragment(self._id)
 
@@ -338,6 +341,12 @@ def _step_metrics(record: StepsReported) -> list[Metric]:
         for name in names
         if (value := getattr(step, name)) is not None
     ]
+
+
+def _task_metrics(record: TaskFinished) -> list[Metric]:
+    """What was measured after a task of a chain, at the task's number: curves over the tasks."""
+    time_ms = _milliseconds(record.time)
+    return [Metric(page.task_metric(name), value, time_ms, record.task) for name, value in record.metrics.items()]
 
 
 def _final_tags(finished: TrialFinished) -> dict[str, str]:

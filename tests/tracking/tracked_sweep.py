@@ -14,6 +14,7 @@ from orchestrator.tracking.journal import (
     StepsReported,
     SweepEnded,
     SweepStarted,
+    TaskFinished,
     TrialFinished,
     TrialStarted,
     TrialState,
@@ -26,6 +27,32 @@ START = 1_760_000_000.0
 
 def write_sweep(sweep_dir: Path, *, uri: str | None, trials_per_cell: int = 6, num_steps: int = 20) -> list[Record]:
     """Write the journal of a sweep into `sweep_dir` and return its records."""
+    records = sweep_records(uri, trials_per_cell, num_steps)
+    write_records(sweep_dir, records)
+    return records
+
+
+def write_chain_sweep(sweep_dir: Path, *, uri: str | None, num_tasks: int = 3) -> list[Record]:
+    """The same with one trial a cell, in which every trial and the model before it are scored task by task."""
+    records: list[Record] = []
+    for record in sweep_records(uri, 1, 4):
+        if isinstance(record, TrialFinished):
+            records += [_task(record.key, task, record.time - num_tasks - 1 + task) for task in range(1, num_tasks + 1)]
+        records.append(record)
+    write_records(sweep_dir, records)
+    return records
+
+
+def _task(key: str, task: int, time: float) -> TaskFinished:
+    metrics = {"forget_efficacy": 0.9 - 0.1 * task, "model_utility": 0.6 - 0.05 * task}
+    if task > 1:
+        metrics |= {"earlier/forget_efficacy": 0.5, "relapse": 0.05 * task}
+        metrics |= {f"task{earlier}/forget_efficacy": 0.5 for earlier in range(1, task)}
+    return TaskFinished(time=time, key=key, task=task, name=HOSTILE, num_steps=2 * task, metrics=metrics)
+
+
+def sweep_records(uri: str | None, trials_per_cell: int, num_steps: int) -> list[Record]:
+    """The records of a sweep from the header to its end."""
     records = [_header(uri, trials_per_cell), *_baselines()]
     clock = START + 100
     for number in range(trials_per_cell):
@@ -34,11 +61,15 @@ def write_sweep(sweep_dir: Path, *, uri: str | None, trials_per_cell: int = 6, n
             clock += 60
     records.append(CheckpointDeleted(time=clock, key="ME+GD/forget05/t000"))
     records.append(SweepEnded(time=clock + 1, state="done"))
+    return records
+
+
+def write_records(sweep_dir: Path, records: list[Record]) -> None:
+    """One segment with these records."""
     journal = Journal(sweep_dir / "journal")
     for record in records:
         journal.append(record)
     journal.close()
-    return records
 
 
 def _header(uri: str | None, trials_per_cell: int) -> SweepStarted:
