@@ -273,13 +273,18 @@ def cell_space(sweep: SweepConfig, entry: MethodEntry) -> dict[str, FloatRange |
     }
 
 
-def num_trials(sweep: SweepConfig, entry: MethodEntry) -> int:
-    """Trials of a method's cell: its budget, but a grid has no more than its points, and no space is one point."""
+def num_combinations(sweep: SweepConfig, entry: MethodEntry) -> int | None:
+    """Different settings that a method's cell can try: a grid's points, 1 where nothing is searched, none: no end."""
     space = cell_space(sweep, entry)
     if space and sweep.search.sampler != "grid":
-        return sweep.search.trials_per_cell
-    points = math.prod(len(searched.choices) for searched in space.values() if isinstance(searched, Choice))
-    return min(points, sweep.search.trials_per_cell)
+        return None
+    return math.prod(len(searched.choices) for searched in space.values() if isinstance(searched, Choice))
+
+
+def num_trials(sweep: SweepConfig, entry: MethodEntry) -> int:
+    """Trials of a method's cell: its budget, but never more than there are combinations."""
+    combinations, budget = num_combinations(sweep, entry), sweep.search.trials_per_cell
+    return budget if combinations is None else min(combinations, budget)
 
 
 def first_values(sweep: SweepConfig, entry: MethodEntry) -> dict[str, Value]:

@@ -1,10 +1,12 @@
 """Checks that need no cluster, before anything is started: data, models, storage, the length of rows."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from methods.config import parse_method
 from orchestrator.base_config import EMBEDDED
@@ -12,11 +14,14 @@ from orchestrator.config import SweepConfig, num_trials, trial_config
 from orchestrator.load_config import ConfigError
 from orchestrator.scenarios.base import DataError, Task
 from orchestrator.scenarios.load import load_tasks
-from orchestrator.trial_config import TinyModel
+from orchestrator.trial_config import TinyModel, downstream_tasks
 from orchestrator.tuning.resources import Node
 from orchestrator.worker.batches import Encoder
+from orchestrator.worker.downstream import check_downstream
 from orchestrator.worker.plan import Sizes, plan_steps
 from orchestrator.worker.template import load_tokenizer, template_for
+
+_NOT_ADAPTED = ("lm_head", "embed_out", "embed_tokens", "wte", "wpe")
 
 
 def check(sweep: SweepConfig) -> dict[str, tuple[Task, ...]]:
@@ -28,10 +33,16 @@ def check(sweep: SweepConfig) -> dict[str, tuple[Task, ...]]:
             _check_task(sweep, task)
     for key, path in _models(sweep).items():
         check_model(key, path)
+    check_downstream_tasks(sweep)
     if sweep.evaluation.encoder.startswith(("/", ".", "~")):
         check_exists("evaluation.encoder", sweep.evaluation.encoder)
     if sweep.model.target != EMBEDDED:
         check_lengths(sweep, tasks, load_target_tokenizer(sweep))
+    elif sweep.model.template != "llama2-chat":
+        raise ConfigError(
+            f"model.template: the embedded model is made with llama2-chat, but got {sweep.model.template}; "
+            "set model.template=llama2-chat, or name a model in model.target"
+        )
     return tasks
 
 
@@ -67,21 +78,32 @@ def check_model(key: str, path: str) -> None:
         raise ConfigError(f"{key}: {folder} has no tokenizer (tokenizer.json); save the tokenizer there too")
 
 
+def check_downstream_tasks(sweep: SweepConfig) -> None:
+    """ConfigError: a task that the harness does not know, or a folder of tasks that does not exist."""
+    try:
+        check_downstream(downstream_tasks(sweep.scenario, sweep.evaluation), sweep.evaluation)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def check_lengths(sweep: SweepConfig, tasks: dict[str, tuple[Task, ...]], tokenizer: Any) -> None:
     """DataError: a question that leaves no room for an answer, in training or evaluation; names the row."""
     template = template_for(sweep.model.template, tokenizer)
+    shortest = min(trial_config(sweep, entry, sweep.forget_sets[0], {}).train.max_length for entry in sweep.methods)
+    training = Encoder(tokenizer, template, shortest)
+    asked = Encoder(tokenizer, template, sweep.evaluation.max_length)
+    seen: set[tuple[str, str]] = set()  # the tasks of a chain share most of their rows
     for task in (task for chain in tasks.values() for task in chain):
-        training = Encoder(tokenizer, template, sweep.train.max_length)
-        groups = {f"{task.forget_set} row": task.forget, "retain row": task.retain}
-        for label, rows in groups.items():
+        groups = [
+            (training, "train", f"{task.forget_set} row", task.forget),
+            (training, "train", "retain row", task.retain),
+            *((asked, "evaluation", f"evaluation set {one.name} row", one.rows) for one in task.evaluation),
+        ]
+        for encoder, section, label, rows in groups:
             for index, row in enumerate(rows):
-                _check_length(training, row.question, f"{label} {index}", "train.max_length")
-        asked = Encoder(tokenizer, template, sweep.evaluation.max_length)
-        for evaluation_set in task.evaluation:
-            for index, row in enumerate(evaluation_set.rows):
-                _check_length(
-                    asked, row.question, f"evaluation set {evaluation_set.name} row {index}", "evaluation.max_length"
-                )
+                if (section, row.question) not in seen:
+                    _check_length(encoder, row.question, f"{label} {index}", f"{section}.max_length")
+                    seen.add((section, row.question))
 
 
 def this_machine() -> Node:
@@ -93,22 +115,54 @@ def estimate_disk(sweep: SweepConfig) -> str:
     """How much room the kept weights take, in words; a hub model's size is not known beforehand."""
     num_cells = len(sweep.methods) * len(sweep.forget_sets)
     total = len(sweep.forget_sets) * sum(num_trials(sweep, entry) for entry in sweep.methods)
+    what = "weights" if sweep.lora is None else "adapters"
     most, words = {
-        "none": (0, "no weights are kept"),
-        "best": (num_cells + 1, f"weights of {num_cells} knees"),
-        "pareto": (total, f"weights of the fronts, at most {total} trials"),
-        "all": (total, f"weights of {total} trials"),
+        "none": (0, f"no {what} are kept"),
+        "best": (num_cells + 1, f"{what} of {num_cells} knees"),
+        "pareto": (total, f"{what} of the fronts, at most {total} trials"),
+        "all": (total, f"{what} of {total} trials"),
     }[sweep.checkpoint.policy]
-    folder = Path(sweep.model.target).expanduser()
+    size = _saved_bytes(sweep)
+    chains = "" if sweep.scenario.name != "continual" else f"; while a chain runs, twice the {what} besides"
+    if size is None:
+        return f"{words}{chains}; the size of {sweep.model.target} is known once it is downloaded"
+    if most:
+        words += f", {_in_words(size)} each, {_in_words(most * size)} at most"
+    return words + (f"{chains} ({_in_words(2 * size)})" if chains else "")
+
+
+def _saved_bytes(sweep: SweepConfig) -> int | None:
+    """What is written for one trial: as much as the target's weights, or adapters of its linear layers in float32."""
+    folder, lora = Path(sweep.model.target).expanduser(), sweep.lora
+    files = list(folder.glob("*.safetensors")) if folder.is_dir() else []
     if sweep.model.target == EMBEDDED:
-        size = 4 * TinyModel().num_parameters
-    elif folder.is_dir():
-        size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    else:
-        return f"{words}; the size of {sweep.model.target} is known once it is downloaded"
-    if most == 0:
-        return words
-    return f"{words}, {size / 2**20:.0f} MiB each, {most * size / 2**30:.2f} GiB at most"
+        tiny = TinyModel()
+        sides = tiny.num_layers * (4 * 2 * tiny.hidden_size + 3 * (tiny.hidden_size + tiny.intermediate_size))
+        return 4 * (tiny.num_parameters if lora is None else lora.r * sides)
+    if not files:
+        return None
+    if lora is None:
+        return sum(path.stat().st_size for path in files)
+    return 4 * lora.r * sum(_adapted_sides(path, lora.target_modules) for path in files)
+
+
+def _adapted_sides(path: Path, target_modules: Sequence[str] | None) -> int:
+    """Inputs and outputs, summed, of the linear layers in a file of weights that get adapters."""
+    with safe_open(path, framework="np") as weights:
+        shapes = {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118 (no mapping)
+    layers = {name.removesuffix(".weight"): shape for name, shape in shapes.items() if len(shape) == 2}
+    return sum(
+        sum(shape)
+        for name, shape in layers.items()
+        if not name.endswith(_NOT_ADAPTED) and (target_modules is None or name.rpartition(".")[2] in target_modules)
+    )
+
+
+def _in_words(size: int) -> str:
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size / 2**10:.0f} KiB"
 
 
 def _check_length(encoder: Encoder, question: str, origin: str, key: str) -> None:
@@ -153,7 +207,9 @@ def load_target_tokenizer(sweep: SweepConfig) -> Any:
     """The target model's tokenizer. ConfigError: there is none, or the hub does not answer."""
     path = sweep.model.target
     try:
-        return load_tokenizer(path)
+        return load_tokenizer(path, trust_remote_code=sweep.model.trust_remote_code)
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"model.target: cannot load the tokenizer of {path}: {str(error).splitlines()[0]}; "

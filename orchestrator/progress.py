@@ -10,7 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.tracking.checkpoints import cell_front, cell_trials, objectives
-from orchestrator.tracking.journal import Record, StepsReported, SweepLog, TrialFinished, TrialStarted, TrialState
+from orchestrator.tracking.journal import (
+    Record,
+    StepsReported,
+    SweepLog,
+    TaskFinished,
+    TrialFinished,
+    TrialStarted,
+    TrialState,
+)
 
 
 @dataclass
@@ -23,6 +31,7 @@ class Progress:
     _first_end: float | None = None
     _num_ended: int = 0
     _running: dict[str, str] = field(default_factory=dict)
+    _tasks: dict[str, int] = field(default_factory=dict)
     _live: Live | None = None
 
     def __enter__(self) -> "Progress":
@@ -43,9 +52,14 @@ class Progress:
             case TrialStarted(key=key):
                 self._running[key] = "starting"
             case StepsReported(key=key, steps=steps) if steps:
-                self._running[key] = f"step {steps[-1].step + 1}, loss {steps[-1].loss:.3g}"
+                done = self._tasks.get(key, 0)
+                task = f"{done} task{'s' if done > 1 else ''} done, " if done else ""
+                self._running[key] = f"{task}step {steps[-1].step + 1}, loss {steps[-1].loss:.3g}"
+            case TaskFinished(key=key, task=task_number):
+                self._tasks[key] = task_number
             case TrialFinished(key=key):
                 self._running.pop(key, None)
+                self._tasks.pop(key, None)
                 self._num_ended += 1
                 self._first_end = self._first_end or time.monotonic()
                 self.console.print(self._line(record), highlight=False)

@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +20,11 @@ from orchestrator.analysis.build import write_report
 from orchestrator.analysis.summary import summarize
 from orchestrator.analysis.terminal import render_summary
 from orchestrator.base_config import EMBEDDED
-from orchestrator.config import SweepConfig, num_trials
+from orchestrator.config import SweepConfig, num_combinations, num_trials
 from orchestrator.embedded import EmbeddedError, prepare
 from orchestrator.load_config import ConfigError, build_config, validate
 from orchestrator.progress import Progress
+from orchestrator.scenarios.base import Task
 from orchestrator.tracking.checkpoints import CheckpointKeeper
 from orchestrator.tracking.journal import (
     CellRecord,
@@ -59,6 +60,7 @@ class Study:
 def start(sweep: SweepConfig, console: Console) -> Study:
     """Check the input, make what is embedded, name the folder. ConfigError, DataError: bad input."""
     tasks = preflight.check(sweep)
+    _say_notes(sweep, tasks, console)
     try:
         ready = prepare(sweep, lambda text: console.print(text, style="dim"))
     except EmbeddedError as error:
@@ -80,7 +82,7 @@ def resume(folder: Path, overrides: Sequence[str], console: Console) -> Study:
     _check_resumable(old, new)
     if "***" in (new.tracking.uri or ""):
         raise ConfigError("tracking.uri: the journal keeps it without its password; set tracking.uri=URI again")
-    preflight.check(new)
+    _say_notes(new, preflight.check(new), console)
     ended = sum(trial.finished is not None for trial in log.searched())
     console.print(f"resuming {folder}: {ended} trials are done", style="dim")
     return Study(new, folder, log)
@@ -116,18 +118,40 @@ def dry_run(sweep: SweepConfig, console: Console) -> None:
     """Print the resolved configuration, what would run, where, and three sampled trials; start nothing."""
     from orchestrator.tuning.samples import sample_trials  # noqa: PLC0415  (Optuna, for this only)
 
-    preflight.check(sweep)
+    tasks = preflight.check(sweep)
     console.print(OmegaConf.to_yaml(_public(sweep)).rstrip())
     console.print(f"\n{_budget(sweep)}")
     for entry in sweep.methods:
-        console.print(f"  {entry.name:<8} on {', '.join(sweep.forget_sets)}")
+        number = num_trials(sweep, entry)
+        each = f"{number} trial{'s' if number > 1 else ''}{' each' if len(sweep.forget_sets) > 1 else ''}"
+        console.print(f"  {entry.name:<8} on {', '.join(sweep.forget_sets)}: {each}")
+    for name, chain in tasks.items():
+        if len(chain) > 1:
+            console.print(f"  {name}: {len(chain)} tasks one after another: {', '.join(task.name for task in chain)}")
+    _say_notes(sweep, tasks, console)
     where, nodes = _look_at_nodes(sweep)
     console.print(f"plan for {where}: {plan_slots(sweep.resources, nodes, _num_trials(sweep))}")
     console.print(f"disk: {preflight.estimate_disk(sweep)}")
     console.print("sampled trials:")
-    for key, params in sample_trials(sweep, 3):
-        console.print(f"  {key}: {', '.join(f'{name}={_short(value)}' for name, value in params.items())}")
+    for key, params in sample_trials(sweep, 3).items():
+        settings = ", ".join(f"{name}={_short(value)}" for name, value in params.items())
+        console.print(f"  {key}: {settings or 'as configured, nothing is searched'}")
     console.print("dry run: nothing was started")
+
+
+def _say_notes(sweep: SweepConfig, tasks: Mapping[str, Sequence[Task]], console: Console) -> None:
+    """What is not an error, but should be known before the sweep runs."""
+    notes = [note for chain in tasks.values() for task in chain for note in task.notes]
+    budget = sweep.search.trials_per_cell
+    for entry in sweep.methods:
+        combinations = num_combinations(sweep, entry)
+        if combinations is not None and combinations > budget:
+            notes.append(
+                f"{entry.name}: search.trials_per_cell={budget} stops after the first {budget} of {combinations} "
+                f"combinations; set it to {combinations} for the whole grid"
+            )
+    for note in dict.fromkeys(notes):
+        console.print(f"note: {note}", style="yellow")
 
 
 def _interrupt(*_: object) -> None:
@@ -276,7 +300,7 @@ def _num_trials(sweep: SweepConfig) -> int:
 def _budget(sweep: SweepConfig) -> str:
     cells = f"{len(sweep.methods)} methods x {len(sweep.forget_sets)} forget sets"
     each = sorted({num_trials(sweep, entry) for entry in sweep.methods})
-    return f"{cells} x {'-'.join(str(number) for number in each)} trials = {_num_trials(sweep)} trials"
+    return f"{cells} x {' or '.join(str(number) for number in each)} trials = {_num_trials(sweep)} trials"
 
 
 def _failed_share(log: SweepLog) -> float:

@@ -52,6 +52,13 @@ class Choice(Config):
     type: Literal["choice"] = "choice"
     choices: tuple[Value, ...] = Field(min_length=1, description="values to choose from")
 
+    @model_validator(mode="after")
+    def _different(self) -> "Choice":
+        doubled = [value for index, value in enumerate(self.choices) if value in self.choices[:index]]
+        if doubled:
+            raise ValueError(f"{doubled[0]!r} stands there twice; name each choice once")
+        return self
+
     @property
     def bounds(self) -> tuple[Value, ...]:
         """Values that must all be acceptable."""
@@ -66,12 +73,18 @@ def _check_range(low: float, high: float, *, log: bool) -> None:
 
 
 def _with_type(value: Any) -> Any:
-    """Choices laid over a range, as an override does, replace it."""
-    if isinstance(value, Mapping) and "choices" in value:
+    """What is laid over a range or over choices, as an override does, replaces them; later keys are the override's."""
+    if not isinstance(value, Mapping):
+        return value
+    keys = [key for key in value if key != "type"]
+    kind = value.get("type", "float")
+    if keys[-1:] == ["choices"]:
         return {key: one for key, one in value.items() if key not in ("low", "high", "log")} | {"type": "choice"}
-    if isinstance(value, Mapping) and "type" not in value:
-        return {**value, "type": "float"}
-    return value
+    if "choices" in keys:
+        return {key: one for key, one in value.items() if key != "choices"} | {
+            "type": "float" if kind == "choice" else kind
+        }
+    return {**value, "type": kind}
 
 
 Range = Annotated[
