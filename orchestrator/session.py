@@ -299,8 +299,9 @@ def _num_trials(sweep: SweepConfig) -> int:
 
 def _budget(sweep: SweepConfig) -> str:
     cells = f"{len(sweep.methods)} methods x {len(sweep.forget_sets)} forget sets"
-    each = sorted({num_trials(sweep, entry) for entry in sweep.methods})
-    return f"{cells} x {' or '.join(str(number) for number in each)} trials = {_num_trials(sweep)} trials"
+    each = [num_trials(sweep, entry) for entry in sweep.methods]
+    words = f"{min(each)}" if min(each) == max(each) else f"{min(each)} to {max(each)}"
+    return f"{cells} x {words} trials = {_num_trials(sweep)} trials"
 
 
 def _failed_share(log: SweepLog) -> float:

@@ -87,7 +87,7 @@ def test_dry_run_tells_cells_of_different_budgets_and_a_grid_that_is_cut(place, 
     arguments += [f"scenario.source={place / 'real_world'}", f"model.target={place / 'target'}"]
     assert main([*arguments, "methods=[GA+GD, {name: ME+GD, space: {}}]"]) == 0
     out = capsys.readouterr().out
-    assert "2 methods x 1 forget sets x 1 or 6 trials = 7 trials" in out
+    assert "2 methods x 1 forget sets x 1 to 6 trials = 7 trials" in out
     assert "  GA+GD    on forget: 6 trials\n  ME+GD    on forget: 1 trial\n" in out
     assert "ME+GD/forget/t000: as configured, nothing is searched" in out
     assert "GA+GD/forget/t000: train.learning_rate=1e-05, train.epochs=5" in out

@@ -1,0 +1,96 @@
+"""What may change when a sweep is resumed, and what may not."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from orchestrator import session
+from orchestrator.load_config import ConfigError, load_config
+from orchestrator.tracking.journal import Journal, SweepStarted
+from tests.ray import folders, tiny
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("resumed")
+    tiny.make_models(folder)
+    folders.write_real_world(folder / "data")
+    return folder
+
+
+@pytest.fixture
+def sweep_folder(place, tmp_path):
+    """A sweep that was just started: a grid of six for GA+GD, of which four run, and one trial of ME+GD."""
+    overrides = [
+        f"storage={tmp_path}", f"scenario.source={place / 'data'}", f"model.target={place / 'target'}",
+        "methods=[GA+GD, {name: ME+GD, space: {}, train: {learning_rate: 5.0e-6}}]", "search.trials_per_cell=4",
+        "resources.gpus_per_worker=0",
+    ]  # fmt: skip
+    sweep = load_config("real_world_paper", overrides)
+    journal = Journal(tmp_path / "sweep" / "journal")
+    journal.append(
+        SweepStarted(
+            name=sweep.name, seed=42, config=sweep.model_dump(mode="json"), cells=(), objectives=(), lookahead=1,
+            versions={}, command="",
+        )
+    )  # fmt: skip
+    journal.close()
+    return tmp_path / "sweep"
+
+
+def resume(folder, *overrides):
+    out = io.StringIO()
+    return session.resume(folder, overrides, Console(file=out, width=300)).sweep, out.getvalue()
+
+
+def test_a_sweep_is_resumed_with_the_settings_that_it_had(sweep_folder, place):
+    sweep, out = resume(sweep_folder)
+    assert [entry.space for entry in sweep.methods] == [None, {}]
+    assert sweep.scenario.source == str(place / "data")
+    assert "search.trials_per_cell=4 stops after the first 4 of 6 combinations" in out
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "search.trials_per_cell=6",
+        "resources.workers_per_trial=1",
+        "checkpoint.policy=none",
+        "tracking.uri=http://127.0.0.1:9",
+        "methods=[GA+GD, {name: ME+GD, space: {}, train: {learning_rate: 5.0e-6}}, NPO+GD]",
+    ],
+)
+def test_what_may_change(sweep_folder, override):
+    sweep, _ = resume(sweep_folder, override)
+    key, _, value = override.partition("=")
+    if key == "methods":
+        assert [entry.name for entry in sweep.methods] == ["GA+GD", "ME+GD", "NPO+GD"]
+    else:
+        section, _, name = key.partition(".")
+        assert str(getattr(getattr(sweep, section), name)) == value
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "lora={}",
+        "evaluation.downstream=[]",
+        "evaluation.downstream_limit=10",
+        "evaluation.max_rows_per_set=4",
+        "search.trials_per_cell=3",
+        "search.sampler=random",
+        "search.space.train.epochs.choices=[5]",
+        "methods=[GA+GD]",
+        "methods=[GA+GD, ME+GD]",
+        "scenario.refusals=README.md",
+        "model.template=phi",
+        "train.epochs=6",
+        "zero.stage=2",
+        "seed=1",
+    ],
+)
+def test_what_would_make_another_sweep(sweep_folder, override):
+    key = override.partition("=")[0].partition(".")[0]
+    with pytest.raises(ConfigError, match=f"^{key}: cannot change when a sweep is resumed"):
+        resume(sweep_folder, override)
