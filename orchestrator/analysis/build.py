@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,22 @@ from plotly.offline import get_plotlyjs
 
 from orchestrator.analysis import words
 from orchestrator.analysis.answers import side_by_side
+from orchestrator.analysis.chains import OVER_TASKS, task_chains
+from orchestrator.analysis.downstream import downstream_table
 from orchestrator.analysis.palette import BASELINE_COLORS, DARK_BASELINE_COLORS, method_colors, on_dark
 from orchestrator.analysis.plots import axis_titles, figures
 from orchestrator.analysis.summary import SweepSummary, TrialSummary, summarize
+from orchestrator.analysis.task_plots import task_figures
 from orchestrator.tracking.journal import SweepLog
 
 KEY_METRICS = 4
 # The metrics a reader asks for first, where a sweep has them and does not search by them; then any others.
 PREFERRED_METRICS = (
-    "forget/rouge", "retain/rouge", "forget_quality", "forget/probability", "retain/probability",
-    "forget/token_entropy", "forget/truth_ratio", "facts/rouge",
+    "relapse", "forget_efficacy_final", "forget/rouge", "retain/rouge", "neighbor/rouge", "forget_quality",
+    "forget/probability", "retain/probability", "neighbor/probability", "forget/token_entropy", "forget/truth_ratio",
+    "facts/rouge",
 )  # fmt: skip
+ELSEWHERE = re.compile(r"(downstream|earlier|task\d+)/")  # metrics that have a section of their own
 PAGE = Path(__file__).with_name("page")
 
 
@@ -47,21 +53,25 @@ def render(summary: SweepSummary) -> str:
     )
     environment.filters |= {"score": words.score, "number": words.number, "duration": words.duration}
     environment.filters |= {"words": words.words, "moment": words.moment, "count": words.count}
-    environment.filters["all_metrics"] = all_metrics
+    environment.filters |= {"all_metrics": all_metrics, "difference": words.difference}
     colors = _colors(summary)
-    drawn = figures(summary)
+    chains = [task_chains(group) for group in summary.forget_sets]
+    drawn, over_tasks = figures(summary), task_figures(chains)
     return environment.get_template("report.html.j2").render(
         sweep=summary,
         answer=words.answer(summary),
         names=words.short_names(summary.params),
         colors=colors,
         axis_titles=axis_titles(summary.objectives),
-        plots={"figures": drawn, "colors": colors},
+        plots={"fronts": drawn, "tasks": over_tasks, "colors": colors},
+        chains=chains,
+        over_tasks=OVER_TASKS,
+        downstream=[downstream_table(group) for group in summary.forget_sets],
         key_metrics=key_metrics(summary),
         questions=[side_by_side(group) for group in summary.forget_sets],
         facts=_facts(summary),
         config=json.dumps(summary.config, indent=2, ensure_ascii=False, default=str),
-        plotly=get_plotlyjs() if any(drawn) else "",
+        plotly=get_plotlyjs() if any(drawn) or any(over_tasks) else "",
     )
 
 
@@ -71,7 +81,7 @@ def key_metrics(summary: SweepSummary) -> list[str]:
     known = [
         name
         for name in all_metrics(trial for group in summary.forget_sets for trial in group.models)
-        if name not in objectives
+        if name not in objectives and not ELSEWHERE.match(name)
     ]
     ranked = [name for name in PREFERRED_METRICS if name in known]
     return (ranked + [name for name in known if name not in ranked])[:KEY_METRICS]

@@ -25,7 +25,7 @@ def figures(summary: SweepSummary) -> list[dict[str, Any] | None]:
     places = [_place(trial) for group in groups for trial in (*_complete(group), *_placed(group.baselines))]
     if not any(_complete(group) for group in groups):
         return [None] * len(groups)
-    ranges = [_padded([place[axis] for place in places]) for axis in (0, 1)]
+    ranges = [padded([place[axis] for place in places]) for axis in (0, 1)]
     return [_figure(summary, group, ranges) if _complete(group) else None for group in groups]
 
 
@@ -95,14 +95,17 @@ def _front_line(summary: SweepSummary, group: ForgetSetSummary) -> dict[str, Any
 
 def _hover(trial: TrialSummary, summary: SweepSummary, names: dict[str, str]) -> str:
     """Lines of a hover label. plotly reads its own small HTML there, so every text of the journal is escaped."""
-    lines = [f"<b>{_text(trial.key)}</b>"]
+    lines = [f"<b>{hover_text(trial.key)}</b>"]
     scores = zip(summary.objectives, trial.objectives or (), strict=False)
-    lines += [f"{_text(words(objective.metric))}: {score(value)}" for objective, value in scores]
-    lines += [f"{_text(names.get(name, name))}: {_text(number(value))}" for name, value in trial.params.items()]
+    lines += [f"{hover_text(words(objective.metric))}: {score(value)}" for objective, value in scores]
+    lines += [
+        f"{hover_text(names.get(name, name))}: {hover_text(number(value))}" for name, value in trial.params.items()
+    ]
     return "<br>".join(lines)
 
 
-def _text(value: str) -> str:
+def hover_text(value: str) -> str:
+    """A text of the journal for a hover label: cut, and escaped for the small HTML that plotly reads there."""
     return escape(value if len(value) <= LONGEST_HOVER else value[: LONGEST_HOVER - 1] + "…", quote=False)
 
 
@@ -121,7 +124,8 @@ def _placed(trials: Iterable[TrialSummary]) -> list[TrialSummary]:
     return [trial for trial in trials if trial.is_placed]
 
 
-def _padded(values: Sequence[float]) -> Range:
+def padded(values: Sequence[float]) -> Range:
+    """The range of an axis that holds `values` with some room; at least one, all finite."""
     low, high = min(values), max(values)
     margin = 0.07 * (high - low) or 0.05 * abs(high) or 0.05
     return low - margin, high + margin

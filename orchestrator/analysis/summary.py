@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from orchestrator.analysis.pareto import Direction, front, hypervolume, knee
-from orchestrator.tracking.journal import BASELINES, ExampleAnswer, ObjectiveRecord, SweepLog, TrialLog, TrialState
+from orchestrator.tracking.journal import (
+    BASELINES,
+    ExampleAnswer,
+    ObjectiveRecord,
+    SweepLog,
+    TaskFinished,
+    TrialLog,
+    TrialState,
+)
 
 UNFINISHED = "UNFINISHED"
 STATES = (*TrialState, UNFINISHED)
@@ -19,7 +27,8 @@ class TrialSummary:
     """One trial or baseline.
 
     `objectives` are in the sweep's order and None without a score; `seconds` is the sum of the recorded phases, or the
-    time from start to end where a trial ended before it recorded any, and None while it is unfinished.
+    time from start to end where a trial ended before it recorded any, and None while it is unfinished. `tasks` are
+    those of a chain that were finished, however the trial ended; empty where there is a single task.
     """
 
     key: str
@@ -34,6 +43,7 @@ class TrialSummary:
     error: str | None
     checkpoint: str | None
     examples: tuple[ExampleAnswer, ...]
+    tasks: tuple[TaskFinished, ...]
 
     @property
     def is_comparable(self) -> bool:
@@ -95,7 +105,8 @@ class SweepSummary:
     """Everything a reader wants to know of a sweep. `state` is `running or cut off` where the journal has no end.
 
     `seconds` is the time of all trials and baselines together, not the time on the clock. `last_time` is when the last
-    trial started or ended, in seconds since 1970. `judges` lists every model that was recorded under a judge's name.
+    trial started, finished a task or ended, in seconds since 1970. `judges` lists every model that was recorded under a
+    judge's name.
     """
 
     name: str
@@ -145,7 +156,12 @@ def summarize(log: SweepLog) -> SweepSummary:
         wanted = [method for method in methods if in_cell[method] or (method, name) in planned]
         cells = [_cell(m, name, in_cell[m], planned.get((m, name), 0), header.objectives) for m in wanted]
         groups.append(_forget_set(name, here, cells, header.objectives))
-    times = [record.time for trial in log.trials.values() for record in (trial.started, trial.finished) if record]
+    times = [
+        record.time
+        for trial in log.trials.values()
+        for record in (trial.started, *trial.tasks, trial.finished)
+        if record
+    ]
     return SweepSummary(
         name=header.name,
         seed=header.seed,
@@ -186,6 +202,7 @@ def _trial(log: TrialLog, objectives: Sequence[ObjectiveRecord]) -> TrialSummary
         error=finished.error if finished else None,
         checkpoint=log.checkpoint,
         examples=finished.examples if finished else (),
+        tasks=tuple(log.tasks),
     )
 
 

@@ -1,6 +1,7 @@
 """Numbers and findings in words: the same in the report and in the terminal."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
@@ -31,6 +32,13 @@ def score(value: float | None) -> str:
     return f"{value:.3f}" if value == 0 or 0.001 <= abs(value) < 1000 else number(value)
 
 
+def difference(value: float | None) -> str:
+    """A difference of two metrics with its sign: `+0.012`, `−0.034`."""
+    if value is None or not math.isfinite(value):
+        return number(value)
+    return f"{'−' if value < 0 else '+'}{abs(value):.3f}" if round(value, 3) else "±0"
+
+
 def duration(seconds: float | None) -> str:
     """Seconds in the unit that people would use."""
     if seconds is None:
@@ -49,8 +57,21 @@ def moment(seconds: float) -> str:
 
 
 def words(name: str) -> str:
-    """A metric's name as words: `model_utility` reads `model utility`."""
-    return name.replace("_", " ")
+    """A name of the sweep as words: `model_utility` reads `model utility`, `task2/rouge` reads `rouge of task 2`.
+
+    A downstream task keeps the name by which its harness knows it.
+    """
+    where, _, metric = name.rpartition("/")
+    if where == "downstream":
+        return metric
+    text = metric.replace("_", " ")
+    if text == "forget efficacy final":
+        text = "forget efficacy at the end"
+    if where == "earlier":
+        return f"{text} of earlier tasks"
+    if task := re.fullmatch(r"task(\d+)", where or metric):
+        return f"{text} of task {task[1]}" if where else f"task {task[1]}"
+    return f"{where} {text}".strip() if re.fullmatch(r"\w*", where) else name.replace("_", " ")
 
 
 def short_names(params: Iterable[str]) -> dict[str, str]:

@@ -101,7 +101,7 @@ def test_hostile_text_shows_as_text(log, tmp_path):
 
 
 def test_hostile_text_shows_as_text_in_hover_labels(tmp_path):
-    (figure,) = plots_of(page_of(hostile_log(tmp_path), tmp_path))["figures"]
+    (figure,) = plots_of(page_of(hostile_log(tmp_path), tmp_path))["fronts"]
     for trace in figure["data"]:
         for hover in trace.get("hovertext", []):
             assert "&lt;script&gt;" in hover

@@ -14,18 +14,19 @@
     return {
       ...trace,
       visible: !hidden.has(owner),
+      line: { ...trace.line, color },
       marker: { ...trace.marker, color, line: { ...trace.marker.line, color: outline } },
       textfont: { color: ink, size: 12, shadow: `0 0 3px ${css("--paper")}, 0 0 3px ${css("--paper")}` },
     };
   }
 
   function draw(place) {
-    const figure = plots.figures[place.dataset.figure];
+    const figure = place.dataset.figure.split("/").reduce((part, key) => part[key], plots);
     const narrow = place.clientWidth < 480;
     const axis = (given) => ({
       ...given, title: { ...given.title, font: { size: 12, color: css("--muted") }, standoff: 8 },
       gridcolor: css("--rule"), zeroline: false, linecolor: css("--rule"), tickfont: { size: 11, color: css("--muted") },
-      nticks: narrow ? 5 : 8, automargin: true,
+      automargin: true, ...(given.dtick ? {} : { nticks: narrow ? 5 : 8 }),
     });
     const layout = {
       xaxis: axis(figure.layout.xaxis), yaxis: axis(figure.layout.yaxis),
@@ -46,11 +47,13 @@
   const drawAll = () => places.forEach(draw);
   drawAll();
   darkness.addEventListener("change", drawAll);
-  for (const button of document.querySelectorAll(".legend button")) {
+  const buttons = [...document.querySelectorAll(".legend button")];  // each legend has one for each method
+  for (const button of buttons) {
     button.addEventListener("click", () => {
       const owner = button.dataset.owner;
       if (!hidden.delete(owner)) hidden.add(owner);
-      button.setAttribute("aria-pressed", String(!hidden.has(owner)));
+      const same = buttons.filter((other) => other.dataset.owner === owner);
+      same.forEach((other) => other.setAttribute("aria-pressed", String(!hidden.has(owner))));
       drawAll();
     });
   }
