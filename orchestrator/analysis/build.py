@@ -23,7 +23,7 @@ from orchestrator.tracking.journal import SweepLog
 KEY_METRICS = 4
 # The metrics a reader asks for first, where a sweep has them and does not search by them; then any others.
 PREFERRED_METRICS = (
-    "relapse", "forget_efficacy_final", "forget/rouge", "retain/rouge", "neighbor/rouge", "forget_quality",
+    "relapse", "forget/rouge", "retain/rouge", "neighbor/rouge", "forget_quality",
     "forget/probability", "retain/probability", "neighbor/probability", "forget/token_entropy", "forget/truth_ratio",
     "facts/rouge",
 )  # fmt: skip
