@@ -109,7 +109,7 @@ def _chat_template(tokenizer: Any) -> ChatTemplate:
     except ValueError as error:
         raise ConfigError(
             f"model.template: chat needs a chat template, and the tokenizer of {tokenizer.name_or_path} has none; "
-            f"set model.template to {', '.join(TEMPLATES)}, or save a chat template with the tokenizer"
+            f"set model.template to {' or '.join(TEMPLATES)}, or save a chat template with the tokenizer"
         ) from error
     ids = tokenizer(_render(tokenizer, source, "Who?"), add_special_tokens=False)["input_ids"]
     has_bos = tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
@@ -126,7 +126,7 @@ def _end_of_turn(tokenizer: Any, source: str) -> int:
             return int(token)
     raise ConfigError(
         f"model.template: the chat template of {tokenizer.name_or_path} has no special token after an answer, but "
-        f"{after!r}; set model.template to {', '.join(TEMPLATES)}, or make the end of turn a special token"
+        f"{after!r}; set model.template to {' or '.join(TEMPLATES)}, or make the end of turn a special token"
     )
 
 
@@ -142,6 +142,6 @@ def _render(tokenizer: Any, source: str, question: str, answer: str | None = Non
     except TemplateError as error:
         raise ConfigError(
             f"model.template: the chat template of {tokenizer.name_or_path} fails on a single question ({error}); "
-            f"set model.template to {', '.join(TEMPLATES)}, or save another chat template with the tokenizer"
+            f"set model.template to {' or '.join(TEMPLATES)}, or save another chat template with the tokenizer"
         ) from error
     return rendered
