@@ -26,11 +26,27 @@ class Question:
     kind: SetKind
     index: int
     row: QARow
+    real_world: bool = False
+
+    @property
+    def answer(self) -> str:
+        """What ROUGE and probability compare with: the true answer, if `row.answer` is the model's own reply."""
+        return self.row.golden_answer or self.row.answer
 
     @property
     def semantic_truth(self) -> str:
-        """What cosine similarity and entailment compare with: the sentence behind a short answer, if any."""
+        """What cosine similarity compares with: the sentence behind a short answer, if any."""
         return self.row.original_answer or self.row.answer
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Whose likelihood is asked: the answer, the truth ratio's base, the wrong answers."""
+        return (self.answer, self.row.paraphrased_answer or self.answer, *self.row.perturbed_answers)
+
+    def pair(self, output: str) -> tuple[str, str]:
+        """Premise and hypothesis of entailment, which goes by the true answer where cosine similarity does not."""
+        truth = self.row.golden_answer or self.semantic_truth
+        return entailment_pair(self.kind.value, output=output, truth=truth, real_world=self.real_world)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +64,12 @@ class Likelihood:
 
 def all_questions(sets: Sequence[EvaluationSet]) -> list[Question]:
     """The rows of all sets, in order."""
-    return [Question(s.name, s.kind, index, row) for s in sets for index, row in enumerate(s.rows)]
+    return [Question(s.name, s.kind, index, row, s.real_world) for s in sets for index, row in enumerate(s.rows)]
 
 
 def shard(questions: Sequence[Question], rank: int, world_size: int) -> list[Question]:
     """The questions of one rank: longest first, dealt in turn, so that all ranks end at about the same time."""
-    order = sorted(range(len(questions)), key=lambda i: (-len(questions[i].row.question + questions[i].row.answer), i))
+    order = sorted(range(len(questions)), key=lambda i: (-len(questions[i].row.question + questions[i].answer), i))
     return [questions[i] for i in order[rank::world_size]]
 
 
@@ -68,7 +84,7 @@ def score_questions(
     outputs = generate(model, encoder, [question.row.question for question in questions], batch_size=config.batch_size)
     truths = [question.semantic_truth for question in questions]
     cosines = cosine_similarity(judges.embed(outputs), judges.embed_truths(truths))
-    rouges = [rouge_l_recall(output, q.row.answer) for q, output in zip(questions, outputs, strict=True)]
+    rouges = [rouge_l_recall(output, q.answer) for q, output in zip(questions, outputs, strict=True)]
     labels = _entailment_labels(questions, outputs, rouges, judges)
     scores = []
     for question, parts, output, cosine, rouge, label in zip(
@@ -80,7 +96,7 @@ def score_questions(
                 set_name=question.set_name,
                 index=question.index,
                 question=question.row.question,
-                answer=question.row.answer,
+                answer=question.answer,
                 semantic_truth=question.semantic_truth,
                 generation=output,
                 nll_sum=answer.nll_sum,
@@ -101,9 +117,7 @@ def _entailment_labels(
 ) -> list[str]:
     """The judge's label of each answer; answers whose ROUGE rules them out are not put to it."""
     asked = [i for i, rouge in enumerate(rouges) if rouge >= MIN_ROUGE_L]
-    pairs = [
-        entailment_pair(questions[i].kind.value, output=outputs[i], truth=questions[i].semantic_truth) for i in asked
-    ]
+    pairs = [questions[i].pair(outputs[i]) for i in asked]
     judged = dict(zip(asked, judges.entail(pairs), strict=True))
     return [entailment_label(judged.get(i, "none"), rouge) for i, rouge in enumerate(rouges)]
 
@@ -112,11 +126,7 @@ def _likelihoods(
     model: Any, encoder: Encoder, questions: Sequence[Question], batch_size: int
 ) -> list[list[Likelihood]]:
     """For each question: answer, truth-ratio base, wrong answers. Each distinct text is run once."""
-    wanted = [
-        [(q.row.question, text) for text in (q.row.answer, q.row.paraphrased_answer or q.row.answer)]
-        + [(q.row.question, text) for text in q.row.perturbed_answers]
-        for q in questions
-    ]
+    wanted = [[(q.row.question, text) for text in q.texts] for q in questions]
     texts = sorted({text for group in wanted for text in group})
     scored = dict(zip(texts, likelihood(model, encoder, texts, batch_size), strict=True))
     return [[scored[text] for text in group] for group in wanted]

@@ -175,6 +175,50 @@ def test_scores_of_a_model(model, judges):
     assert second.__class__(**{**{k: getattr(third, k) for k in third.__slots__}, "index": 0}) == second
 
 
+REAL = QARow(
+    question=TEXTS[0][0],
+    answer="Oh, that one! I hear that it was in Rome.",
+    golden_answer="In Rome.",
+    paraphrased_answer="Born in Rome.",
+    perturbed_answers=("In Oslo.", "In Lima."),
+)
+LONG = QARow("Q?", "Short.", original_answer="A full sentence.")
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "real_world", "pair"),
+    [
+        ("forget", ROWS[0], False, ("said", ROWS[0].answer)),
+        ("retain", ROWS[0], False, (ROWS[0].answer, "said")),
+        ("facts", LONG, False, ("A full sentence.", "said")),
+        ("forget", REAL, True, ("said", "In Rome.")),
+        ("retain", REAL, True, ("said", "In Rome.")),
+    ],
+)
+def test_which_pair_is_put_to_the_judge(kind, row, real_world, pair):
+    (question,) = all_questions([EvaluationSet("any", SetKind(kind), (row,), real_world=real_world)])
+    assert question.pair("said") == pair
+
+
+def test_real_world_scores_go_by_the_golden_answer_but_cosine_by_the_long_one(model, judges):
+    sets = [
+        EvaluationSet("forget", SetKind.FORGET, (REAL,), real_world=True),
+        EvaluationSet("neighbor", SetKind.RETAIN, (REAL,), real_world=True),
+    ]
+    config = EvaluationConfig(max_length=60, batch_size=4, encoder=EMBEDDED)
+    forget, neighbor = score_questions(model, toy_encoder(60), all_questions(sets), config, judges)
+    texts = ("In Rome.", "Born in Rome.", "In Oslo.", "In Lima.")
+    golden, base, *wrong = likelihood(model, toy_encoder(60), [(REAL.question, text) for text in texts], 4)
+    assert (forget.nll_sum, forget.num_tokens) == (pytest.approx(golden.nll_sum, rel=1e-5), golden.num_tokens)
+    assert forget.base_nll == pytest.approx(base.mean, rel=1e-5)
+    assert forget.perturbed_nll == pytest.approx([one.mean for one in wrong], rel=1e-5)
+    assert (forget.question, forget.answer, forget.semantic_truth) == (REAL.question, "In Rome.", REAL.answer)
+    assert forget.rouge_l == rouge_l_recall(forget.generation, "In Rome.")
+    vectors = judges.embed([forget.generation, REAL.answer])
+    assert forget.cosine_similarity == pytest.approx(max(0.0, float(vectors[0] @ vectors[1])), abs=1e-5)
+    assert forget.entailment == neighbor.entailment
+
+
 def test_no_questions_no_scores(model, judges):
     assert score_questions(model, toy_encoder(), [], EvaluationConfig(encoder=EMBEDDED), judges) == []
 
