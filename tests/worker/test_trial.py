@@ -1,8 +1,8 @@
 """Whole trials without Ray: chains of tasks on one and on two processes, cut off and resumed, with either reference."""
 
 import json
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -53,15 +53,6 @@ def write_data(folder):
     return folder
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("chain")
-    write_data(folder / "data")
-    save_model(toy_model(), toy_tokenizer(), folder / "target")
-    make_judge(folder / "judge")
-    return folder
-
-
 def sweep(place, method="NPO+GD", **scenario):
     return SweepConfig.model_validate(
         {
@@ -78,60 +69,99 @@ def sweep(place, method="NPO+GD", **scenario):
 
 @dataclass(frozen=True)
 class Case:
-    """One trial, run once by each of `workers` processes; `stop_after`: its workers die when that task is reported."""
+    """One trial in a folder of its own, or going on in the folder of `after`.
 
-    folder: str
-    config: SweepConfig
+    `stop_at`: its workers die when that task is reported. `damaged`: a byte of the checkpoint is changed beforehand.
+    """
+
+    name: str
+    method: str = "NPO+GD"
+    scenario: tuple = ()
     workers: int = 1
-    stop_after: int | None = None
+    stop_at: int | None = None
+    after: str | None = None
+    damaged: bool = False
     baseline: bool = False
+    learning_rate: float | None = None
 
-    @property
-    def job(self):
-        (entry,) = self.config.methods
-        config = trial_config(self.config, entry, "forget01", {})
-        if self.baseline:
-            config = baseline_config(self.config, "forget01", self.config.model.target)
-        return TrialJob(
-            key=f"{entry.name}/forget01/t000", config=config, sweep_dir=self.folder, objectives=OBJECTIVES,
-            keep_weights=True,
-        )  # fmt: skip
+
+INITIAL = (("reference", "initial"),)
+TWO_TASKS = (("num_tasks", 2),)
+CASES = [
+    Case("whole"),
+    Case("initial", scenario=INITIAL),
+    *(Case(f"previous cut {n}", stop_at=n) for n in (1, 2, 3)),
+    *(Case(f"previous again {n}", after=f"previous cut {n}") for n in (1, 2, 3)),
+    Case("initial cut 2", scenario=INITIAL, stop_at=2),
+    Case("initial again 2", scenario=INITIAL, after="initial cut 2"),
+    Case("damaged cut", stop_at=2),
+    Case("damaged again", after="damaged cut", damaged=True),
+    Case("other settings cut", stop_at=2),
+    Case("other settings again", scenario=INITIAL, after="other settings cut"),
+    Case("baseline", baseline=True),
+    Case("diverged", method="GA", learning_rate=1e30),
+    *(Case(f"{m} {n}", method=m, scenario=TWO_TASKS, workers=n) for m in ("NPO+GD", "ME+KL") for n in (1, 2)),
+]
 
 
 class Killed(BaseException):
     """Stands for the death of the workers: nothing catches it."""
 
 
-def run_case(case):
+def run_case(case, place):
     """What rank 0 of the case reported, and its result."""
     records = []
+    folder = place / (case.after or case.name)
+    config = sweep(place, case.method, **dict(case.scenario))
+    (entry,) = config.methods
+    trial = trial_config(config, entry, "forget01", {})
+    if case.baseline:
+        trial = baseline_config(config, "forget01", config.model.target)
+    if case.learning_rate:
+        trial = trial.model_copy(update={"train": trial.train.model_copy(update={"learning_rate": case.learning_rate})})
+    job = TrialJob(key="cell/t000", config=trial, sweep_dir=str(folder), objectives=OBJECTIVES, keep_weights=True)
+    if case.damaged:
+        (weights,) = folder.rglob("resume/*/model.safetensors")
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
 
     def report(record):
         records.append(record)
-        if isinstance(record, TaskFinished) and record.task == case.stop_after:
+        if isinstance(record, TaskFinished) and record.task == case.stop_at:
             raise Killed
 
     try:
-        result = run_trial(case.job, WorkerParts(CPU), report)
+        return records, run_trial(job, WorkerParts(CPU), report)
     except Killed:
         return records, None
-    return records, result
 
 
-def _process(rank, case, store, out):
+def _process(index, place):
+    group, rank, workers = [("two", 0, 2), ("two", 1, 2), ("one", 0, 1)][index]
     torch.set_num_threads(1)
-    start_process_group(rank, case.workers, f"file://{store}")
-    found = run_case(case)
+    start_process_group(rank, workers, f"file://{place}/{group}-store")
+    found = {case.name: run_case(case, place) for case in CASES if case.workers == workers}
     if rank == 0:
-        torch.save(found, out)
+        torch.save(found, place / f"{group}.pt")
     dist.destroy_process_group()
 
 
-def run(case, tmp_path):
-    """The case in processes of its own."""
-    out = Path(tmp_path) / f"{len(list(Path(tmp_path).iterdir()))}.pt"
-    mp.spawn(_process, args=(case, f"{out}-store", str(out)), nprocs=case.workers, join=True)
-    return torch.load(out, weights_only=False)
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chain")
+    write_data(folder / "data")
+    save_model(toy_model(), toy_tokenizer(), folder / "target")
+    make_judge(folder / "judge")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(place):
+    """Every case by name, run in a group of one process and one of two, which start together."""
+    mp.spawn(_process, args=(place,), nprocs=3, join=True)
+    load = partial(torch.load, weights_only=False)
+    return {**load(place / "one.pt"), **load(place / "two.pt")}
 
 
 def steps_of(records):
@@ -142,15 +172,8 @@ def tasks_of(records):
     return [record.model_copy(update={"time": 0.0}) for record in records if isinstance(record, TaskFinished)]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(place, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    case = Case(str(folder / "sweep"), sweep(place))
-    return case, *run(case, folder)
-
-
-def test_every_task_is_forgotten_from_the_last_and_reported(undisturbed):
-    case, records, result = undisturbed
+def test_every_task_is_forgotten_from_the_last_and_reported(runs, place):
+    records, result = runs["whole"]
     assert result.state == TrialState.COMPLETE, result.error
     steps, tasks = steps_of(records), tasks_of(records)
     assert [(task.task, task.name, task.num_steps) for task in tasks] == [(1, "1", 6), (2, "2", 12), (3, "3", 18)]
@@ -160,19 +183,19 @@ def test_every_task_is_forgotten_from_the_last_and_reported(undisturbed):
     # NPO is 2 log 2 / beta where the policy is its reference: at the start of each task, and nowhere else.
     at_reference = [step.step for step in steps if abs(step.forget_loss - 13.862944) < 1e-4]
     assert at_reference == [0, 1, 6, 7, 12, 13]
-    folder = Path(case.folder) / "trials" / result.key
     for task in tasks:
-        scores = read_scores(Path(case.folder) / task.scores_path)
+        scores = read_scores(place / "whole" / task.scores_path)
         assert set(scores) == {"forget", "retain", "authors", "facts", *(f"task{n}" for n in range(1, task.task))}
         assert [score.question for score in scores["forget"]] == [
             f"Where was born {name}?" for name in NAMES[(task.task - 1) * TASK_SIZE : task.task * TASK_SIZE]
         ]
+    folder = place / "whole" / "trials" / result.key
     assert not (folder / "resume").exists()
     assert (folder / "model" / "model.safetensors").is_file()
 
 
-def test_metrics_of_the_chain(undisturbed):
-    _, records, result = undisturbed
+def test_metrics_of_the_chain(runs):
+    records, result = runs["whole"]
     tasks = tasks_of(records)
     after = [task.metrics["forget_efficacy"] for task in tasks]
     last = tasks[-1].metrics
@@ -189,49 +212,35 @@ def test_metrics_of_the_chain(undisturbed):
     assert result.metrics == summarise_chain([task.metrics for task in tasks], [*now, after[2]])
 
 
-@pytest.mark.parametrize("reference", ["previous", "initial"])
-@pytest.mark.parametrize("stop_after", [1, 2, 3])
-def test_a_chain_whose_workers_died_goes_on_after_its_last_whole_task(
-    reference, stop_after, undisturbed, place, tmp_path
-):
-    config = sweep(place, reference=reference)
-    whole = undisturbed[1:] if reference == "previous" else run(Case(str(tmp_path / "a"), config), tmp_path)
-    case = Case(str(tmp_path / "b"), config, stop_after=stop_after)
-    before, nothing = run(case, tmp_path)
-    assert nothing is None and len(tasks_of(before)) == stop_after
-    records, result = run(replace(case, stop_after=None), tmp_path)
-    # The checkpoint is written after its task is reported: of the last report only the tasks before it are kept.
-    assert len(records[0].steps) == 6 * (stop_after - 1) if stop_after > 1 else 2
-    assert steps_of(records) == steps_of(whole[0])
-    assert tasks_of(records) == tasks_of(whole[0])
-    assert result.metrics == whole[1].metrics
-    assert result.scores_sha256 == whole[1].scores_sha256
+@pytest.mark.parametrize(
+    ("name", "number", "expected"),
+    [*((f"previous again {n}", n, "whole") for n in (1, 2, 3)), ("initial again 2", 2, "initial")],
+)
+def test_a_chain_whose_workers_died_goes_on_after_its_last_whole_task(name, number, expected, runs):
+    cut, nothing = runs[name.replace("again", "cut")]
+    assert nothing is None and len(tasks_of(cut)) == number
+    (records, result), (whole, undisturbed) = runs[name], runs[expected]
+    # A checkpoint is written after its task is reported: of the last report only the tasks before it are kept.
+    assert len(records[0].steps) == (6 * (number - 1) or 2)
+    assert steps_of(records) == steps_of(whole)
+    assert tasks_of(records) == tasks_of(whole)
+    assert result.metrics == undisturbed.metrics
+    assert result.scores_sha256 == undisturbed.scores_sha256
 
 
-def test_a_damaged_checkpoint_costs_time_but_changes_nothing(undisturbed, place, tmp_path):
-    _, whole, expected = undisturbed
-    case = Case(str(tmp_path / "sweep"), sweep(place), stop_after=2)
-    run(case, tmp_path)
-    (weights,) = (tmp_path / "sweep").rglob("resume/*/model.safetensors")
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    records, result = run(replace(case, stop_after=None), tmp_path)
-    assert steps_of(records) == steps_of(whole) and result.metrics == expected.metrics
+def test_a_damaged_checkpoint_costs_time_but_changes_nothing(runs):
+    (records, result), (whole, undisturbed) = runs["damaged again"], runs["whole"]
+    assert len(records[0].steps) == 2  # from the beginning
+    assert steps_of(records) == steps_of(whole) and result.metrics == undisturbed.metrics
 
 
-def test_a_checkpoint_of_other_settings_is_not_taken_up(place, tmp_path):
-    case = Case(str(tmp_path / "sweep"), sweep(place), stop_after=2)
-    run(case, tmp_path)
-    other = sweep(place, reference="initial")
-    records, result = run(Case(case.folder, other), tmp_path)
-    fresh, expected = run(Case(str(tmp_path / "fresh"), other), tmp_path)
+def test_a_checkpoint_of_other_settings_is_not_taken_up(runs):
+    (records, result), (fresh, expected) = runs["other settings again"], runs["initial"]
     assert steps_of(records) == steps_of(fresh) and result.metrics == expected.metrics
 
 
-def test_references_differ_from_the_second_task_on(undisturbed, place, tmp_path):
-    records, _ = run(Case(str(tmp_path / "a"), sweep(place, reference="initial")), tmp_path)
-    ours, previous = steps_of(records), steps_of(undisturbed[1])
+def test_references_differ_from_the_second_task_on(runs):
+    ours, previous = steps_of(runs["initial"][0]), steps_of(runs["whole"][0])
     assert ours[:6] == previous[:6]
     assert ours[6].forget_loss != previous[6].forget_loss
     # The first retain loss of task 2 does not know the reference: the same weights were reached.
@@ -239,16 +248,16 @@ def test_references_differ_from_the_second_task_on(undisturbed, place, tmp_path)
 
 
 @pytest.mark.parametrize("method", ["NPO+GD", "ME+KL"])
-def test_two_workers_forget_the_same_chain(method, place, tmp_path):
-    one, first = run(Case(str(tmp_path / "a"), sweep(place, method, num_tasks=2)), tmp_path)
-    two, second = run(Case(str(tmp_path / "b"), sweep(place, method, num_tasks=2), workers=2), tmp_path)
+def test_two_workers_forget_the_same_chain(method, runs):
+    (one, first), (two, second) = (runs[f"{method} {workers}"] for workers in (1, 2))
     losses = [[step.loss for step in steps_of(records)] for records in (one, two)]
+    assert len(losses[0]) == 12
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert second.metrics == pytest.approx(first.metrics, rel=1e-3)
 
 
-def test_a_baseline_is_scored_once_for_all_tasks(place, tmp_path):
-    records, result = run(Case(str(tmp_path / "a"), sweep(place), baseline=True), tmp_path)
+def test_a_baseline_is_scored_once_for_all_tasks(runs):
+    records, result = runs["baseline"]
     tasks = tasks_of(records)
     assert [task.task for task in tasks] == [1, 2, 3] and steps_of(records) == []
     assert len({task.metrics["model_utility"] for task in tasks}) == 1
@@ -258,10 +267,8 @@ def test_a_baseline_is_scored_once_for_all_tasks(place, tmp_path):
     assert result.objectives is None and result.checkpoint is None
 
 
-def test_a_loss_that_is_not_finite_ends_the_chain_in_its_task(place, tmp_path):
-    config = sweep(place, "GA")
-    broken = config.model_copy(update={"train": config.train.model_copy(update={"learning_rate": 1e30})})
-    records, result = run(Case(str(tmp_path / "a"), broken), tmp_path)
+def test_a_loss_that_is_not_finite_ends_the_chain_in_its_task(runs, place):
+    records, result = runs["diverged"]
     assert result.state == TrialState.DIVERGED and "not finite" in result.error
-    assert tasks_of(records) == []
-    assert not list((tmp_path / "a").rglob("resume")) and result.objectives == (0.0, 0.0)
+    assert tasks_of(records) == [] and result.objectives == (0.0, 0.0)
+    assert not list((place / "diverged").rglob("resume"))
