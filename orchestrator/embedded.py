@@ -49,7 +49,7 @@ def prepare(sweep: SweepConfig, say: Callable[[str], None]) -> SweepConfig:
     """
     if EMBEDDED not in (sweep.model.target, sweep.model.retain_models, sweep.evaluation.entailment):
         return sweep
-    # The judge is made from the authors' corpus whatever is forgotten; models are made for that scenario alone.
+    # The judge is made from the authors' corpus whatever is forgotten; continual forgets the default authors in parts.
     scenario = sweep.scenario if isinstance(sweep.scenario, AuthorsScenario) else AuthorsScenario()
     cache = sweep.storage_root / "cache"
     target = _model(cache, scenario, None)

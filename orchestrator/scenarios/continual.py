@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 
 from orchestrator.base_config import EMBEDDED
-from orchestrator.scenario_config import AuthorsScenario, ContinualScenario, TofuScenario
+from orchestrator.scenario_config import AuthorsScenario, ContinualScenario
 from orchestrator.scenarios.authors import fact_training_rows, load_authors, spread, training_rows
-from orchestrator.scenarios.base import DataError, EvaluationSet, QARow, SetKind, Task
-from orchestrator.scenarios.tofu import read_split, tofu_task
+from orchestrator.scenarios.base import DataError, EvaluationSet, SetKind, Task
+from orchestrator.scenarios.rows import Record, Rows, chain_splits, read_split
+from orchestrator.scenarios.tofu import capped, tofu_tasks, training_splits
+
+_CORPUS = AuthorsScenario()
 
 
 def load_continual(
@@ -15,76 +18,81 @@ def load_continual(
     """The tasks of a forget set in order.
 
     A task retains the retain set and then, in the order of the file, the rows of all tasks that are still to come.
-    DataError: a file or row that cannot be used, rows without a task, a task that is not there.
+    DataError: a file or row that cannot be used, rows without a task, a task that is not there. ValueError: a forget
+    set that the generated authors do not have.
     """
     if config.source == EMBEDDED:
         return _author_tasks(config, forget_set, refusals, max_rows)
-    tofu = as_tofu(config)
-    records = read_split(tofu, forget_set)
-    if any(task is None for _, task in records):
+    tasks = tofu_tasks(config, forget_set, _chosen(config, forget_set, _file_tasks(config, forget_set)), refusals)
+    return tuple(capped(task, max_rows, source=config.source) for task in tasks)
+
+
+def continual_training_rows(config: ContinualScenario, without: str | None) -> Rows:
+    """All rows (`without` None), or only those that are left when the tasks of `without` are forgotten.
+
+    Any forget set and its retain set together are all rows; the last of `retain_sets` is taken. Errors: as
+    load_continual.
+    """
+    if config.source == EMBEDDED:
+        if without is None:
+            return training_rows(None, seed=_CORPUS.corpus_seed, num_authors=_CORPUS.num_authors)
+        return _author_splits(config, without)[-1][2] + fact_training_rows()
+    name = without or list(config.retain_sets)[-1]
+    known = _file_tasks(config, name)
+    if without is None:
+        forget, retain = training_splits(config, name, known)[0]
+        return forget + retain
+    return training_splits(config, name, _chosen(config, name, known))[-1][1]
+
+
+def _file_tasks(config: ContinualScenario, forget_set: str) -> list[str]:
+    """Task ids in the order of their first rows."""
+    names = [task for _, task in read_split(config.source, forget_set)]
+    if None in names:
         raise DataError(
-            f"{config.source}: rows of {forget_set} have no task_id, which scenario continual needs (the hub has "
-            "none); set scenario.source to a folder whose forget rows name their task"
+            f"{config.source}: row {names.index(None) + 1} of {forget_set} has no task_id, which scenario continual "
+            "needs (the hub's TOFU has none); set scenario.source to a folder whose forget rows name their task"
         )
-    names = _chosen(config, forget_set, list(dict.fromkeys(str(task) for _, task in records)))
-    return tuple(
-        tofu_task(
-            tofu,
-            forget_set,
-            task_id=name,
-            retained=[row for row, task in records if task not in names[: position + 1]],
-            refusals=refusals,
-            max_rows=max_rows,
-        )
-        for position, name in enumerate(names)
-    )
+    return list(dict.fromkeys(str(name) for name in names))
 
 
 def _author_tasks(
     config: ContinualScenario, forget_set: str, refusals: tuple[str, ...], max_rows: int | None
 ) -> tuple[Task, ...]:
-    """Groups of generated authors, each of the size of `forget_set`.
-
-    Task 1 is the last group, which scenario authors forgets, 2 the one before it, and so on while half of the authors
-    remain.
-    """
-    corpus = AuthorsScenario()
-    whole = load_authors(forget_set, seed=corpus.corpus_seed, num_authors=corpus.num_authors, max_rows_per_set=max_rows)
-    rows, size = whole.retain + whole.forget, len(whole.forget)
-    groups = {
-        str(n): rows[len(rows) - n * size : len(rows) - (n - 1) * size] for n in range(1, len(rows) // 2 // size + 1)
-    }
-    names = _chosen(config, forget_set, list(groups))
-    kept = tuple(row for row in rows if not any(row in groups[name] for name in names))
-    facts = [one for one in whole.evaluation if one.kind is SetKind.FACTS]
+    """Tasks of generated authors; asked besides are the authors that no task forgets, and the general facts."""
+    splits = _author_splits(config, forget_set)
+    facts = [s for s in _load_corpus(forget_set, max_rows).evaluation if s.kind is SetKind.FACTS]
     tasks = []
-    for position, name in enumerate(names):
-        sets = ((SetKind.FORGET, groups[name]), (SetKind.RETAIN, kept))
-        asked = [EvaluationSet(kind.value, kind, spread(asked, max_rows)) for kind, asked in sets]
-        coming = tuple(row for later in names[position + 1 :] for row in groups[later])
-        tasks.append(Task(forget_set, groups[name], kept + coming, refusals, (*asked, *facts), name=name))
+    for name, forget, retain in splits:
+        sets = ((SetKind.FORGET, forget), (SetKind.RETAIN, splits[-1][2]))
+        asked = [EvaluationSet(kind.value, kind, spread(rows, max_rows)) for kind, rows in sets]
+        tasks.append(Task(forget_set, forget, retain, refusals, (*asked, *facts), name=name))
     return tuple(tasks)
 
 
-def continual_training_rows(config: ContinualScenario, without: str | None) -> tuple[QARow, ...]:
-    """All rows, or only those that are left when all tasks of `without` are forgotten. DataError: as load_continual."""
-    if config.source == EMBEDDED:
-        corpus = AuthorsScenario()
-        if without is None:
-            return training_rows(None, seed=corpus.corpus_seed, num_authors=corpus.num_authors)
-        tasks = load_continual(config, without, ("-",), None)
-        return tuple(row for row in tasks[-1].retain) + fact_training_rows()
-    name = without or list(config.retain_sets)[-1]
-    first, *_ = load_continual(config.model_copy(update={"tasks": None, "num_tasks": None}), name, ("-",), None)
-    if without is None:
-        return first.forget + first.retain
-    tofu = as_tofu(config)
-    return tuple(row for row, _ in read_split(tofu, config.retain_sets[name]))
+def _author_splits(config: ContinualScenario, forget_set: str) -> list[tuple[str, Rows, Rows]]:
+    """Task id, rows to forget and rows to retain of each task.
+
+    Task 1 is the last group of authors, the one that scenario authors forgets; task 2 is the group before it, and so
+    on while at least half of the authors remain.
+    """
+    whole = _load_corpus(forget_set, None)
+    rows, size = whole.retain + whole.forget, len(whole.forget)
+    num_groups = len(rows) // 2 // size
+    records: list[Record] = [
+        (row, str(number))
+        for number in range(1, num_groups + 1)
+        for row in rows[len(rows) - number * size : len(rows) - (number - 1) * size]
+    ]
+    names = _chosen(config, forget_set, [str(number) for number in range(1, num_groups + 1)])
+    splits = chain_splits(records, rows[: len(rows) - num_groups * size], names)
+    return [(name, forget, retain) for name, (forget, retain) in zip(names, splits, strict=True)]
 
 
-def as_tofu(config: ContinualScenario) -> TofuScenario:
-    """The same files, read as TOFU's."""
-    return TofuScenario(name="tofu", source=config.source, retain_sets=config.retain_sets, refusals=config.refusals)
+def _load_corpus(forget_set: str, max_rows: int | None) -> Task:
+    return load_authors(
+        forget_set, seed=_CORPUS.corpus_seed, num_authors=_CORPUS.num_authors, max_rows_per_set=max_rows
+    )
 
 
 def _chosen(config: ContinualScenario, forget_set: str, known: Sequence[str]) -> list[str]:

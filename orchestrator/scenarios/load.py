@@ -1,5 +1,7 @@
 """From a scenario's configuration to the rows of a forget set."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
@@ -27,25 +29,19 @@ def load_tasks(scenario: ScenarioConfig, evaluation: EvaluationConfig, forget_se
     refusals = load_refusals() if scenario.refusals is None else read_refusals(Path(scenario.refusals).expanduser())
     match scenario:
         case AuthorsScenario():
-            try:
+            with _as_data_error("forget_sets"):
                 task = load_authors(
                     forget_set,
                     seed=scenario.corpus_seed,
                     num_authors=scenario.num_authors,
                     max_rows_per_set=evaluation.max_rows_per_set,
                 )
-            except ValueError as error:
-                raise DataError(f"forget_sets: {error}") from error
             return (replace(task, refusals=refusals),)
         case TofuScenario():
             return (load_tofu(scenario, forget_set, refusals, evaluation.max_rows_per_set),)
         case ContinualScenario():
-            try:
+            with _as_data_error("forget_sets"):
                 return load_continual(scenario, forget_set, refusals, evaluation.max_rows_per_set)
-            except DataError:
-                raise
-            except ValueError as error:  # a forget set that the generated authors do not have
-                raise DataError(f"forget_sets: {error}") from error
         case RealWorldScenario():
             return (load_real_world(scenario, forget_set, refusals, evaluation.max_rows_per_set),)
         case _:
@@ -75,15 +71,25 @@ def load_training_rows(scenario: ScenarioConfig, without: str | None) -> tuple[Q
     """
     match scenario:
         case AuthorsScenario():
-            try:
+            with _as_data_error("without"):
                 return training_rows(without, seed=scenario.corpus_seed, num_authors=scenario.num_authors)
-            except ValueError as error:
-                raise DataError(f"without: {error}") from error
         case TofuScenario():
             return tofu_training_rows(scenario, without)
         case ContinualScenario():
-            return continual_training_rows(scenario, without)
+            with _as_data_error("without"):
+                return continual_training_rows(scenario, without)
         case RealWorldScenario():
             return real_world_training_rows(scenario, without)
         case _:
             assert_never(scenario)
+
+
+@contextmanager
+def _as_data_error(key: str) -> Iterator[None]:
+    """A forget set that the generated authors do not have, by the key that named it."""
+    try:
+        yield
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(f"{key}: {error}") from error

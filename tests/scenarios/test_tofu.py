@@ -9,7 +9,8 @@ import pytest
 from orchestrator.scenario_config import TofuScenario
 from orchestrator.scenarios.base import DataError, QARow, SetKind
 from orchestrator.scenarios.load import load_tasks, load_training_rows, read_refusals
-from orchestrator.scenarios.tofu import load_tofu, read_rows
+from orchestrator.scenarios.rows import read_rows
+from orchestrator.scenarios.tofu import load_tofu
 from orchestrator.trial_config import EvaluationConfig
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -148,7 +149,9 @@ def test_lines_end_at_newlines_only(tmp_path):
 
 def test_a_question_without_wrong_answers_cannot_be_asked(folder):
     write(folder / "retain_perturbed.json", [row("retain_perturbed", 0, perturbed_answer=[])])
-    assert error_of(folder) == f"{folder}: a row of the retain set has no perturbed_answer"
+    assert error_of(folder) == (
+        f"{folder}/retain_perturbed.json:1 has no perturbed_answer: every question of this set needs it, but it is []"
+    )
 
 
 def test_a_forget_set_without_a_retain_set_is_an_error(folder):

@@ -1,0 +1,111 @@
+"""Rows of a split, from a JSON-lines file or from the hub."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.scenarios.base import DataError, QARow
+
+Rows = tuple[QARow, ...]
+Record = tuple[QARow, str | None]  # a row and the id of its task, where it has one
+
+
+def read_split(source: str, name: str, *, needs: tuple[str, ...] = ()) -> list[Record]:
+    """The rows of one split of a folder or hub data set; each has a question, an answer, and what it `needs` besides.
+
+    DataError names file and line: it is missing or cannot be used.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return read_rows(folder / f"{name}.json", needs=needs)
+    if source.startswith(("/", ".", "~")) or source.count("/") != 1:
+        raise DataError(f"scenario.source: {source!r} is neither a folder nor a hub data set; correct the path")
+    return read_hub(source, name, needs=needs)
+
+
+def read_rows(path: Path, *, needs: tuple[str, ...] = ()) -> list[Record]:
+    """The rows of a JSON-lines file. DataError: as read_split."""
+    if not path.is_file():
+        raise DataError(f"data file {path} does not exist; correct scenario.source or the name of the set")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"data file {path} is not UTF-8 text ({error}); it must hold one JSON object a line") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{path}:{number} is not JSON ({error.msg}); the file must hold one JSON object a line"
+            ) from error
+        rows.append(_row(record, f"{path}:{number}", needs))
+    if not rows:
+        raise DataError(f"data file {path} is empty; it must hold one JSON object a line")
+    return rows
+
+
+def read_hub(source: str, name: str, *, needs: tuple[str, ...] = ()) -> list[Record]:
+    """The rows of configuration `name` of a hub data set, or of a folder laid out as one. DataError: as read_split."""
+    from datasets import load_dataset  # noqa: PLC0415  (seconds to import, and only the hub needs it)
+    from datasets.exceptions import DatasetsError  # noqa: PLC0415
+
+    try:
+        data: Iterable[Mapping[str, Any]] = load_dataset(source, name, split="train")
+    except (DatasetsError, OSError, ValueError) as error:
+        raise DataError(
+            f"cannot load {name!r} of {source!r} from the hub: {str(error).splitlines()[0]}; "
+            "check the network, or set scenario.source to a folder"
+        ) from error
+    return [_row(record, f"{source} {name} row {number}", needs) for number, record in enumerate(data)]
+
+
+def chain_splits(records: Sequence[Record], kept: Rows, names: Sequence[str | None]) -> list[tuple[Rows, Rows]]:
+    """Rows to forget and to retain of the tasks of these ids (None: all records are one task), one after another.
+
+    Retained are the rows `kept` and then, in their order, the records of tasks that were not forgotten yet.
+    """
+    splits = []
+    for position, name in enumerate(names):
+        gone = names[: position + 1]
+        coming = () if None in gone else tuple(row for row, task in records if task not in gone)
+        splits.append((rows_of_task(records, name), kept + coming))
+    return splits
+
+
+def rows_of_task(records: Sequence[Record], name: str | None) -> Rows:
+    """The rows of one task, in order (None: all rows)."""
+    return tuple(row for row, task in records if name in (None, task))
+
+
+def _row(record: Any, origin: str, needs: tuple[str, ...]) -> Record:
+    if not isinstance(record, Mapping):
+        raise DataError(f"{origin} is no JSON object; each line must hold one with question and answer")
+    for key in ("question", "answer"):
+        value = record.get(key)
+        if not isinstance(value, str) or not value.strip():
+            raise DataError(f"{origin} has no {key}: it must be a non-empty string, but is {value!r}")
+    perturbed = record.get("perturbed_answer") or ()
+    if not isinstance(perturbed, list | tuple) or not all(isinstance(text, str) for text in perturbed):
+        raise DataError(f"{origin}: perturbed_answer must be a list of strings, but is {perturbed!r}")
+    for key in ("paraphrased_answer", "original_answer", "golden_answer"):
+        if not isinstance(record.get(key), str | None):
+            raise DataError(f"{origin}: {key} must be a string, but is {record[key]!r}")
+    for key in needs:
+        if not record.get(key):
+            raise DataError(
+                f"{origin} has no {key}: every question of this set needs it, but it is {record.get(key)!r}"
+            )
+    task = record.get("task_id")
+    row = QARow(
+        question=record["question"],
+        answer=record["answer"],
+        paraphrased_answer=record.get("paraphrased_answer"),
+        perturbed_answers=tuple(perturbed),
+        original_answer=record.get("original_answer"),
+        golden_answer=record.get("golden_answer"),
+    )
+    return row, None if task is None else str(task)
