@@ -25,6 +25,7 @@ from orchestrator.tracking.journal import (
     StepRecord,
     StepsReported,
     SweepStarted,
+    TaskFinished,
     TrialFinished,
     TrialStarted,
 )
@@ -110,6 +111,12 @@ def _records() -> list[Record]:
             for i in range(NUM_STEPS)
         ]
         records.append(StepsReported(key=key, steps=tuple(steps)))
+        records += [
+            TaskFinished(
+                key=key, task=task, name=str(task), num_steps=5 * task, metrics={"forget_efficacy": 0.3 * task}
+            )
+            for task in (1, 2)
+        ]
         answer = ExampleAnswer(set_name="forget", index=0, question="Who?", truth="Basil", output=HOSTILE)
         scores = {"model_utility": 0.6 - 0.1 * number, "forget_efficacy": 0.2 + 0.1 * number}
         records.append(
@@ -188,7 +195,7 @@ def test_one_address_opens_the_chart_of_the_objectives(server, tmp_path, capsys)
     address = capsys.readouterr().out.split("Open ")[1].strip()
     options = webdriver.ChromeOptions()
     quiet = ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-component-update")
-    for flag in (*quiet, "disable-sync", "no-first-run", "window-size=1600,1400", f"user-data-dir={tmp_path}/browser"):
+    for flag in (*quiet, "disable-sync", "no-first-run", "window-size=1600,2200", f"user-data-dir={tmp_path}/browser"):
         options.add_argument(f"--{flag}")
     service = webdriver.ChromeService(shutil.which("chromedriver"))
     browser = webdriver.Chrome(options=options, service=service)
@@ -200,6 +207,7 @@ def test_one_address_opens_the_chart_of_the_objectives(server, tmp_path, capsys)
         text = browser.find_element(By.TAG_NAME, "body").text
         assert f"{NUM_TRIALS}\nmatching runs" in text or f"{NUM_TRIALS} matching runs" in text
         assert "Parallel Coordinates" in text and "model_utility vs. forget_efficacy" in text
+        assert "Tasks\n(1)" in text and text.count("(task/forget_efficacy)") == NUM_TRIALS
         colors = {point.value_of_css_property("fill") for point in points}
         methods = method_colors(["NPO+KL", "GA"])
         assert colors == {_rgb(methods["NPO+KL"]), _rgb(methods["GA"])}
