@@ -5,6 +5,7 @@ and flushed to disk before anybody acts on it. A line torn by a kill can only be
 """
 
 import fcntl
+import math
 import os
 import socket
 import time
@@ -102,6 +103,11 @@ class StepRecord(BaseModel):
     retain_loss: float | None
     learning_rate: float
     grad_norm: float | None
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the step could be taken: with a gradient that is not finite the weights would stay as they are."""
+        return math.isfinite(self.loss) and (self.grad_norm is None or math.isfinite(self.grad_norm))
 
 
 class StepsReported(_Record):

@@ -49,8 +49,8 @@ def train_steps(
 ) -> Iterator[StepRecord]:
     """One record for each optimizer step, its losses taken before the update.
 
-    All ranks yield the same losses, so they agree without asking when a loss is not finite: the loop then ends without
-    an update, and that record is the last.
+    All ranks yield the same losses and gradient norms, so they agree without asking when one is not finite: the loop
+    then ends without an update, and that record is the last.
     """
     masked = method.config.convention == "masked"
     for index, (step, rate) in enumerate(zip(schedule.steps, schedule.learning_rates, strict=True)):
@@ -64,16 +64,16 @@ def train_steps(
             engine.backward(run, scale=engine.world_size * share)
         forget, retain = (engine.sum_over_ranks(sums) * share).tolist()
         weighted = method.config.forget_weight * forget + method.config.retain_weight * retain
-        finite = math.isfinite(weighted)
-        yield StepRecord(
+        record = StepRecord(
             step=index,
             loss=weighted,
             forget_loss=forget,
             retain_loss=retain if _has_retain(method) else None,
             learning_rate=rate,
-            grad_norm=engine.step(rate) if finite else None,
+            grad_norm=engine.step(rate) if math.isfinite(weighted) else None,
         )
-        if not finite:
+        yield record
+        if not record.is_finite:
             return
 
 

@@ -1,7 +1,6 @@
 """Forget one task: rows, schedule, reference answers, steps, on every rank of a process group."""
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,7 +76,8 @@ def train_task(
 ) -> Any:
     """The model after the task, whole on every rank. Rank 0 calls `report` with the steps of each epoch.
 
-    `reference` is asked once, before the first step. NotFiniteError: the loss was not finite; its step is reported.
+    `reference` is asked once, before the first step. NotFiniteError: a loss or its gradient was not finite; that
+    step is the last that is reported.
     """
     assert config.method is not None
     with clock.phase("setup"):
@@ -91,14 +91,14 @@ def train_task(
         finite = True
         for step in train_steps(engine, build_method(config.method), plan.builder, plan.schedule, answers):
             steps.append(step)
-            finite = math.isfinite(step.loss)
+            finite = step.is_finite
             last = step.step == len(plan.schedule.steps) - 1 or not finite
             if engine.rank == 0 and (len(steps) >= steps_per_epoch or last):
                 report(steps)
                 steps = []
         trained = engine.release()
     if not finite:
-        raise NotFiniteError("the training loss is not finite")
+        raise NotFiniteError("the training loss or its gradient is not finite")
     return trained
 
 

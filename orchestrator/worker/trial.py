@@ -29,6 +29,7 @@ from orchestrator.tracking.journal import (
 )
 from orchestrator.trial_config import TrialConfig
 from orchestrator.worker.checkpoint import Checkpoint, checkpoint_folder, newest_checkpoint, save_checkpoint
+from orchestrator.worker.downstream import downstream_metrics
 from orchestrator.worker.engine import DeepSpeedEngine
 from orchestrator.worker.evaluation import (
     NotFiniteError,
@@ -80,7 +81,7 @@ def run_trial(job: TrialJob, parts: WorkerParts, report: Report) -> TrialFinishe
         with clock.phase("setup"):
             chain = _Chain(job, parts, report, clock, parts.tasks(job.config))
         model = chain.run()
-        metrics = chain.metrics()
+        metrics = chain.metrics() | chain.downstream(model)
         result = TrialFinished(key=job.key, state=TrialState.COMPLETE)
         if dist.get_rank() == 0:
             with clock.phase("save"):
@@ -159,6 +160,13 @@ class _Chain:
         sets = asked_after(self.tasks, index)
         with self.clock.phase("evaluate"):
             self.scores = evaluate(model, self.config.model, self.config.evaluation, sets, self.parts)
+
+    def downstream(self, model: Any) -> dict[str, float]:
+        """What else the model can still do."""
+        config = self.config
+        with self.clock.phase("downstream"):
+            tokenizer = self.parts.tokenizer(config.model)
+            return downstream_metrics(model, tokenizer, config.downstream, config.evaluation, seed=config.seed)
 
     def _load(self, folder: Path | None) -> Any:
         """The target model, or the one that the task before left."""

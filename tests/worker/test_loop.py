@@ -89,6 +89,17 @@ def test_a_loss_that_is_not_finite_ends_the_loop_without_an_update(value):
     assert engine.rates == schedule.learning_rates[:2]
 
 
+@pytest.mark.parametrize("norm", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_ends_the_loop(norm):
+    builder, schedule = toy_builder(Case("GA", workers=1))
+    engine = FakeEngine()
+    update = engine.step
+    engine.step = lambda rate: norm if len(engine.rates) == 2 else update(rate)
+    records = list(train_steps(engine, build_method(builder.method), builder, schedule, None))
+    assert [record.is_finite for record in records] == [True, True, False]
+    assert math.isfinite(records[-1].loss) and not math.isfinite(records[-1].grad_norm)
+
+
 def test_nothing_is_run_before_a_step_is_asked_for():
     builder, schedule = toy_builder(Case("GA", workers=1))
     engine = FakeEngine()
