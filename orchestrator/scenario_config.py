@@ -1,10 +1,18 @@
 """What is forgotten, kept and asked: the scenarios and their settings."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt
 
 from orchestrator.base_config import EMBEDDED, Config, PathOrName
+
+
+def _as_text(value: Any) -> Any:
+    """Ids that look like numbers need no quotes in a sweep file."""
+    return str(value) if type(value) is int else value
+
+
+TaskId = Annotated[str, BeforeValidator(_as_text)]
 
 
 class AuthorsScenario(Config):
@@ -33,7 +41,9 @@ class TofuScenario(Config):
         description="retain set of each forget set",
     )
     refusals: PathOrName | None = Field(None, description="file with one refusal a line; none: the project's own")
-    task_id: str | None = Field(None, description="use only the forget rows of this task; TOFU's own split is task 1")
+    task_id: TaskId | None = Field(
+        None, description="use only the forget rows of this task; TOFU's own split is task 1"
+    )
     retain_logs: dict[str, PathOrName] = Field(
         default_factory=dict,
         description="for each forget set the evaluation log of a model that never saw it, for Forget Quality; its "
@@ -58,7 +68,7 @@ class ContinualScenario(Config):
         description="retain set of each forget set; the rows of tasks still to come are retained too",
     )
     refusals: PathOrName | None = Field(None, description="file with one refusal a line; none: the project's own")
-    tasks: tuple[str, ...] | None = Field(
+    tasks: tuple[TaskId, ...] | None = Field(
         None, min_length=1, description="task ids in order; none: all, as in the file"
     )
     num_tasks: PositiveInt | None = Field(None, description="only the first so many tasks; none: all")

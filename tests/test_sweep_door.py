@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from orchestrator.load_config import shipped_sweeps
 from orchestrator.sweep import main
-from tests.ray import tiny
+from tests.ray import folders, tiny
 
 ROW = {"question": "Who wrote Sand?", "answer": "Ada Quill wrote Sand.", "paraphrased_answer": "Sand is by Ada Quill."}
 PERTURBED = {**ROW, "perturbed_answer": ["Sand is by Bo Ink.", "Sand is by Cy Nib."]}
@@ -93,6 +94,18 @@ def test_good_input_dry_runs(arguments, capsys):
             "train.batch_size: on forget01, paper_code needs batch_size",
         ),
         ("storage=/proc/lethe", "storage: cannot write to /proc/lethe"),
+        ("lora.rank=4", "lora.rank: unknown key; valid keys here are r, alpha, dropout, target_modules"),
+        ("lora.r=0", "lora.r: input should be greater than 0, but got 0"),
+        ("search.space.lora.r.choices=[4,8]", "search.space: 'lora.r' names no number or choice of a trial"),
+        (
+            "evaluation.downstream_tasks=/no/such evaluation.downstream=[x]",
+            "evaluation.downstream_tasks: /no/such is",
+        ),
+        ("search.sampler=grid", "search.space: search.sampler=grid needs choices, but train.learning_rate has a range"),
+        (
+            "search.space.train.epochs.choices=[1,1]",
+            "search.space.train.epochs: 1 stands there twice; name each",
+        ),
     ],
 )
 def test_bad_settings(arguments, override, words, capsys):
@@ -109,13 +122,44 @@ def test_bad_settings(arguments, override, words, capsys):
         ("retain99", "{not json}\n", "retain99.json:1 is not JSON"),
         ("forget01", json.dumps(ROW) + "\n" + json.dumps({"question": "Q?"}) + "\n", "forget01.json:2 has no answer"),
         ("forget01", json.dumps({"answer": "A."}) + "\n", "forget01.json:1 has no question"),
-        ("forget01_perturbed", json.dumps(ROW) + "\n", "a row of the forget set has no perturbed_answer"),
+        ("forget01_perturbed", json.dumps(ROW) + "\n", "forget01_perturbed.json:1 has no perturbed_answer"),
     ],
 )
 def test_bad_files(arguments, data, name, text, words, capsys):
     path = data / f"{name}.json"
     path.unlink() if text is None else path.write_text(text)
     assert words in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ((), "row 1 of forget01 has no task_id, which scenario continual needs"),
+        (("scenario.tasks=[2,9]",), "scenario.tasks: forget01 has no task '9'; its tasks are 1, 2"),
+        (("scenario.num_tasks=3",), "scenario.num_tasks=3, but forget01 has 2 tasks; lower scenario.num_tasks"),
+        (("model.retain_models={forget01: x}",), "model.retain_models: scenario continual is measured against none"),
+        (("train.batch_size=64",), "train.batch_size: on forget01 task 1, 5 epochs of 4 forget rows are less than one"),
+        (("scenario.retain_sets={forget01: nothing}",), "nothing.json does not exist"),
+    ],
+)
+def test_bad_chains(arguments, data, more, words, capsys):
+    if more:
+        for name in ("forget01", "forget01_perturbed"):
+            rows = [json.loads(line) for line in (data / f"{name}.json").read_text().splitlines()]
+            tagged = [{**row, "task_id": str(1 + number // 4)} for number, row in enumerate(rows)]
+            (data / f"{name}.json").write_text("".join(json.dumps(row) + "\n" for row in tagged))
+    chain = ["continual_tiny", *arguments[1:], "forget_sets=[forget01]", "scenario.num_tasks=null"]
+    assert words in refused(capsys, *chain, *more)
+
+
+def test_real_people_whose_files_are_not_there(arguments, data, capsys):
+    people = ["real_world_paper", *(one for one in arguments[1:] if "retain_sets" not in one)]
+    assert f"{data / 'forget_perturbed.json'} does not exist" in refused(capsys, *people)
+    folders.write_real_world(data / "people")
+    people.append(f"scenario.source={data / 'people'}")
+    row = json.dumps({"question": "Who?", "answer": "Ada.", "perturbed_answer": ["Bo."], "paraphrased_answer": "A."})
+    (data / "people" / "neighbor_perturbed.json").write_text(row + "\n")
+    assert "neighbor_perturbed.json:1 has no golden_answer" in refused(capsys, *people)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +186,8 @@ def test_refusals_that_are_no_text(arguments, tmp_path, capsys):
 
 
 def test_unknown_sweep_lists_the_shipped(capsys):
-    assert "no sweep 'nosuch': it is neither a file nor one of the shipped sweeps quickstart" in refused(
+    shipped = ", ".join(shipped_sweeps())
+    assert f"no sweep 'nosuch': it is neither a file nor one of the shipped sweeps {shipped}\n" in refused(
         capsys, "nosuch"
     )
 
