@@ -28,14 +28,14 @@ def read_retain_log(path: Path) -> RetainLog:
     """TOFU's aggregated log (JSON), or the examples.jsonl of a trial or baseline.
 
     The ratio r = exp(mean NLL of wrong answers - NLL of the paraphrase) is computed anew: the field `truth_ratio` of
-    TOFU's log is 1/r. DataError: the file is missing or is neither, or a number of it is missing or not finite.
+    TOFU's log is 1/r. DataError: the file is missing or is neither, or a number in it is missing or NaN.
     """
     if not path.is_file():
         raise DataError(f"scenario.retain_logs: {path} does not exist; name an evaluation log")
     try:
         prompts, base, perturbed = _columns(path.read_text(encoding="utf-8"))
         ratios = tuple(truth_ratio_raw(base, perturbed).tolist()) if prompts else ()
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise DataError(
             f"scenario.retain_logs: {path} cannot be read ({type(error).__name__}: {error}); name TOFU's aggregated "
             "log of an evaluation, or the examples.jsonl of a trial"
@@ -43,8 +43,8 @@ def read_retain_log(path: Path) -> RetainLog:
     if not ratios:
         raise DataError(f"scenario.retain_logs: {path} holds no forget questions; name the log of a whole evaluation")
     for number, ratio in enumerate(ratios):
-        if not math.isfinite(ratio):
-            raise DataError(f"scenario.retain_logs: {path}: the truth ratio of question {number} is {ratio}")
+        if math.isnan(ratio):
+            raise DataError(f"scenario.retain_logs: {path}: the truth ratio of question {number} is not a number")
     return RetainLog(path, tuple(prompts), ratios)
 
 
@@ -70,11 +70,11 @@ def rows_of_log(log: RetainLog, rows: Sequence[QARow]) -> tuple[QARow, ...]:
     for number, prompt in enumerate(log.prompts):
         inside = prompt.removeprefix(before).removesuffix(after)
         matches = found.get(inside, []) if before + inside + after == prompt else []
-        if len(matches) != 1 or log.prompts.index(prompt) < number:
-            reason = "is none" if not matches else "is more than one" if len(matches) > 1 else "stands twice in the log"
+        if len(matches) != 1 or prompt in log.prompts[:number]:
+            which = "is none" if not matches else "is more than one" if len(matches) > 1 else "is a second time one"
             raise DataError(
-                f"scenario.retain_logs: {log.path}: question {number}, {inside!r}, {reason} of the "
-                f"{len(rows)} forget questions; name a log of the same forget set and scenario.task_id"
+                f"scenario.retain_logs: {log.path}: question {number} ({inside!r}) {which} of the {len(rows)} forget "
+                "questions; name a log of the same forget set and scenario.task_id"
             )
         chosen += matches
     return tuple(chosen)

@@ -171,17 +171,77 @@ def test_a_source_that_is_neither_folder_nor_hub_name_is_an_error(source):
     assert error_of(source) == (f"scenario.source: {source!r} is neither a folder nor a hub data set; correct the path")
 
 
+def offline(code, cache, *arguments):
+    """What a program prints that has no hub."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(cache)}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+
+
 def test_a_hub_that_cannot_be_reached_is_an_error(tmp_path):
     code = (
         "from test_tofu import load, DataError\n"
         "try: load('no-such-owner/no-such-data')\n"
         "except DataError as error: print(error)\n"
     )
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout.startswith("cannot load 'forget01' of 'no-such-owner/no-such-data' from the hub: ")
-    assert done.stdout.endswith("; check the network, or set scenario.source to a folder\n")
+    printed = offline(code, tmp_path)
+    assert printed.startswith("cannot load 'forget01' of 'no-such-owner/no-such-data' from the hub: ")
+    assert printed.endswith("; check the network, or set scenario.source to a folder\n")
+
+
+HUB_CARD = """---
+configs:
+- config_name: forget01_perturbed
+  data_files: data/asked.json
+- config_name: real_authors_perturbed
+  data_files: data/authors.json
+---
+"""
+
+
+def test_a_data_set_in_the_hubs_layout(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "README.md").write_text(HUB_CARD)
+    asked = [row("forget01_perturbed", n, task_id=None) for n in range(3)]
+    authors = [row("authors", 0, perturbed_answer=["No."]), row("authors", 1, perturbed_answer=[])]
+    write(tmp_path / "data" / "asked.json", asked)
+    write(tmp_path / "data" / "authors.json", authors)
+    code = (
+        "import sys\n"
+        "from orchestrator.scenarios.rows import read_hub\n"
+        "for name in ('forget01_perturbed', 'real_authors_perturbed', 'retain99'):\n"
+        "    try: print(read_hub(sys.argv[1], name, needs=('perturbed_answer',)))\n"
+        "    except ValueError as error: print(error)\n"
+    )
+    done = offline(code, tmp_path / "cache", str(tmp_path))
+    found, empty, missing = done.splitlines()
+    texts = ("Answer {}.", "It is {}.")
+    rows = [QARow(f"forget01_perturbed {n}?", *(t.format(n) for t in texts), ("No.", "Never.")) for n in range(3)]
+    assert found == repr([(one, None) for one in rows])
+    assert empty == (
+        f"{tmp_path} real_authors_perturbed row 1 has no perturbed_answer: every question of this set needs it, "
+        "but it is []"
+    )
+    assert missing.startswith(f"cannot load 'retain99' of '{tmp_path}' from the hub: ")
+    assert "real_authors_perturbed" in missing  # what there is instead
+
+
+def test_short_answers_without_a_sentence_behind_them_are_noted(folder):
+    short = ": cosine similarity and entailment compare with the short answer"
+    assert load(folder).notes == (f"{folder} has no original_answer of authors and facts{short}",)
+    sentences = [row("facts_perturbed", n, original_answer=f"It is number {n}.") for n in range(4)]
+    write(folder / "world_facts_perturbed.json", sentences)
+    assert load(folder).notes == (f"{folder} has no original_answer of authors{short}",)
+    write(folder / "real_authors_perturbed.json", sentences)
+    assert load(folder).notes == ()
+
+
+@pytest.mark.parametrize(("max_rows", "task_id", "asked"), [(3, None, "3 of 4"), (1, "2", "1 of 2"), (4, None, None)])
+def test_forget_questions_that_fall_away_are_noted(max_rows, task_id, asked, folder):
+    notes = [note for note in load(folder, max_rows, task_id=task_id).notes if "forget questions" in note]
+    told = f"forget01: the first {asked} forget questions are asked, in the order of {folder}"
+    assert notes == ([told] if asked else [])
 
 
 def test_refusals_are_the_projects_own_or_those_of_a_file(folder):
