@@ -96,8 +96,8 @@ class _Inputs:
         return (values * mask).sum() / count
 
     def row_mean(self, values: Tensor, mask: Tensor) -> Tensor:
-        """Mean over rows; rows without any label are fillers and weigh nothing."""
-        real = mask.any(-1)
+        """Mean over rows. Rows without any label are fillers and weigh nothing; the published means have no fillers."""
+        real = torch.ones_like(mask[:, 0]) if self.paper_code else mask.any(-1)
         return (values * real).sum() / (real.sum() if self.counts is None else self.counts.rows)
 
 

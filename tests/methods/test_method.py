@@ -1,16 +1,12 @@
 """The terms of every method on a small batch, with a table of logits as the model."""
 
-import json
 import math
 import pickle
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from methods.batch import IGNORE_INDEX, Counts, TokenBatch, UnlearnBatch
 from methods.config import VALID_METHODS, MEConfig, MethodConfig, parse_method
@@ -260,63 +256,3 @@ def test_a_batch_moves_with_all_its_parts():
     batch = UnlearnBatch(forget=BATCH.forget, forget_ids=torch.arange(ROWS)).to("meta")
     assert batch.forget.labels.device.type == batch.forget_ids.device.type == "meta"
     assert batch.retain is None and batch.retain_ids is None
-
-
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "golden" / "losses"
-
-
-@pytest.fixture(scope="module")
-def golden():
-    if not SHARED.is_dir():
-        pytest.skip(f"golden numbers are not at {SHARED}")
-    arrays = {key: torch.from_numpy(value) for key, value in np.load(SHARED / "batch.npz").items()}
-    models = {}
-    for name in ("model", "reference"):
-        net = LlamaForCausalLM(LlamaConfig.from_pretrained(SHARED / "config.json", attn_implementation="eager"))
-        net.load_state_dict(load_file(SHARED / f"{name}.safetensors"), strict=False)
-        models[name] = net.float().requires_grad_(False)
-    numbers = json.loads((SHARED / "losses.json").read_text())
-    return arrays, models, numbers
-
-
-def golden_terms(golden, name, forget_labels, convention="masked"):
-    arrays, models, _ = golden
-    fields = ("input_ids", "attention_mask", "labels")
-    forget, retain = (TokenBatch(*(arrays[f"{part}_{f}"] for f in fields)) for part in ("forget", "retain"))
-    forget = replace(forget, labels=forget_labels(forget, arrays))
-
-    def forward(net):
-        return lambda t: net(input_ids=t.input_ids, attention_mask=t.attention_mask).logits
-
-    method = build_method(parse_method(name, convention=convention))
-    return method.loss(forward(models["model"]), forward(models["reference"]), UnlearnBatch(forget, retain))
-
-
-LABELS = {
-    "answer": lambda forget, arrays: forget.labels,
-    "text": lambda forget, arrays: forget.input_ids.masked_fill(forget.attention_mask == 0, IGNORE_INDEX),
-    "all": lambda forget, arrays: arrays["forget_labels_unmasked"],
-}
-ME_KEYS = {
-    "answer": "mask=true",
-    "text": "only positions whose label is a real token",
-    "all": "mask=false as the repo (all T-1 positions)",
-}
-ME_VALUES = [("answer", 0.6650086641), ("text", 0.6635137200), ("all", 0.6465748548)]
-
-
-@pytest.mark.parametrize("convention", ["masked", "paper_code"])
-@pytest.mark.parametrize(("labels", "value"), ME_VALUES)
-def test_golden_maximum_entropy_for_each_choice_of_labels(labels, value, convention, golden):
-    assert golden[2]["me_alternatives"][ME_KEYS[labels]] == pytest.approx(value, rel=1e-8)
-    terms = golden_terms(golden, "ME", LABELS[labels], convention)
-    assert terms.forget.item() == pytest.approx(value, rel=1e-5)
-
-
-def test_golden_kl_of_both_conventions(golden):
-    alternatives = golden[2]["kl_alternatives"]
-    masked = golden_terms(golden, "GA+KL", LABELS["answer"]).retain.item()
-    assert masked == pytest.approx(0.7797113, rel=1e-5)
-    assert masked == pytest.approx(alternatives["answer_label_positions_only"], rel=1e-5)
-    paper_code = golden_terms(golden, "GA+KL", LABELS["answer"], "paper_code").retain.item()
-    assert paper_code == pytest.approx(0.6987580, rel=1e-5)
