@@ -7,9 +7,11 @@ BIN := .venv/bin
 INSTALLED := .venv/installed.stamp
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-# Test rooms in the order they run: those that answer in seconds first.
+# Test rooms in the order they run: wrong numbers show first, then what answers in seconds.
+FIRST_TESTS := tests/golden/
 LAST_TESTS := $(wildcard tests/ray/ tests/gpu/)
-TESTS := $(filter-out tests/__pycache__/ $(LAST_TESTS),$(wildcard tests/test_*.py tests/*/)) $(LAST_TESTS)
+OTHER_TESTS := $(filter-out tests/__pycache__/ $(FIRST_TESTS) $(LAST_TESTS),$(wildcard tests/test_*.py tests/*/))
+TESTS := $(FIRST_TESTS) $(OTHER_TESTS) $(LAST_TESTS)
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
