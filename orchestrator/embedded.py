@@ -29,7 +29,7 @@ class EmbeddedError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Recipe:
+class Recipe:
     """One folder of the cache and the command that makes it."""
 
     label: str
@@ -39,6 +39,7 @@ class _Recipe:
 
     @property
     def is_made(self) -> bool:
+        """Whether it is in the cache."""
         return self.folder.is_dir()
 
 
@@ -47,33 +48,36 @@ def prepare(sweep: SweepConfig, say: Callable[[str], None]) -> SweepConfig:
 
     EmbeddedError: a model could not be made, or does not know its rows by heart.
     """
-    if EMBEDDED not in (sweep.model.target, sweep.model.retain_models, sweep.evaluation.entailment):
-        return sweep
-    # The judge is made from the authors' corpus whatever is forgotten; continual forgets the default authors in parts.
-    scenario = sweep.scenario if isinstance(sweep.scenario, AuthorsScenario) else AuthorsScenario()
-    cache = sweep.storage_root / "cache"
-    target = _model(cache, scenario, None)
-    embedded_retain = sweep.forget_sets if sweep.model.retain_models == EMBEDDED else ()
-    retain_models = {name: _model(cache, scenario, name) for name in embedded_retain}
-    judge = _judge(cache, scenario)
-    wanted = [judge] if sweep.evaluation.entailment == EMBEDDED else []
-    wanted += [target] if sweep.model.target == EMBEDDED else []
-    wanted += list(retain_models.values())
-    _make([recipe for recipe in wanted if not recipe.is_made], say)
-    if target in wanted:
-        _check_target(target.folder)
+    recipes = plan(sweep)
+    _make([recipe for recipe in recipes.values() if not recipe.is_made], say)
+    folders = {key: str(recipe.folder) for key, recipe in recipes.items()}
     model, evaluation = sweep.model, sweep.evaluation
-    if sweep.model.target == EMBEDDED:
-        model = model.model_copy(update={"target": str(target.folder)})
-    if sweep.model.retain_models == EMBEDDED:
-        folders = {name: str(recipe.folder) for name, recipe in retain_models.items()}
-        model = model.model_copy(update={"retain_models": folders})
-    if sweep.evaluation.entailment == EMBEDDED:
-        evaluation = evaluation.model_copy(update={"entailment": str(judge.folder)})
+    if "target" in folders:
+        _check_target(recipes["target"].folder)
+        model = model.model_copy(update={"target": folders["target"]})
+    if model.retain_models == EMBEDDED:
+        model = model.model_copy(update={"retain_models": {name: folders[name] for name in sweep.forget_sets}})
+    if "judge" in folders:
+        evaluation = evaluation.model_copy(update={"entailment": folders["judge"]})
     return sweep.model_copy(update={"model": model, "evaluation": evaluation})
 
 
-def _model(cache: Path, scenario: AuthorsScenario, without: str | None) -> _Recipe:
+def plan(sweep: SweepConfig) -> dict[str, Recipe]:
+    """What stands for each `embedded` of a sweep: `judge`, `target`, and retain models by their forget set."""
+    # The judge is made from the authors' corpus whatever is forgotten; continual forgets the default authors in parts.
+    scenario = sweep.scenario if isinstance(sweep.scenario, AuthorsScenario) else AuthorsScenario()
+    cache = sweep.storage_root / "cache"
+    recipes = {}
+    if sweep.evaluation.entailment == EMBEDDED:
+        recipes["judge"] = _judge(cache, scenario)
+    if sweep.model.target == EMBEDDED:
+        recipes["target"] = _model(cache, scenario, None)
+    if sweep.model.retain_models == EMBEDDED:
+        recipes |= {name: _model(cache, scenario, name) for name in sweep.forget_sets}
+    return recipes
+
+
+def _model(cache: Path, scenario: AuthorsScenario, without: str | None) -> Recipe:
     config = FinetuneConfig(scenario=scenario, without=without)
     rows = [row.question + row.answer for row in load_training_rows(scenario, without)]
     # All models share a tokenizer, which has read every text.
@@ -87,22 +91,22 @@ def _model(cache: Path, scenario: AuthorsScenario, without: str | None) -> _Reci
     if without:
         overrides.append(f"without={without}")
     folder = cache / f"{without or 'target'}-{_hash(config.model_dump(mode='json'), rows, texts)}"
-    return _Recipe(label, folder, "orchestrator.finetune", tuple(overrides))
+    return Recipe(label, folder, "orchestrator.finetune", tuple(overrides))
 
 
-def _judge(cache: Path, scenario: AuthorsScenario) -> _Recipe:
+def _judge(cache: Path, scenario: AuthorsScenario) -> Recipe:
     corpus = generate_corpus(scenario.corpus_seed, scenario.num_authors)
     pairs = entailment_pairs((*corpus.rows, *general_facts()), seed=scenario.corpus_seed)
     folder = cache / f"judge-{_hash([pair.premise + pair.hypothesis + pair.label for pair in pairs])}"
     arguments = (str(scenario.corpus_seed), str(scenario.num_authors))
-    return _Recipe("entailment judge", folder, "orchestrator.worker.entailment_judge", arguments)
+    return Recipe("entailment judge", folder, "orchestrator.worker.entailment_judge", arguments)
 
 
 def _hash(*parts: object) -> str:
     return hashlib.sha256(json.dumps([_RECIPE, *parts], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _make(recipes: Sequence[_Recipe], say: Callable[[str], None]) -> None:
+def _make(recipes: Sequence[Recipe], say: Callable[[str], None]) -> None:
     """Run the recipes, one process with one thread for each core."""
     if not recipes:
         return
@@ -113,7 +117,7 @@ def _make(recipes: Sequence[_Recipe], say: Callable[[str], None]) -> None:
             say(f"made {recipe.label}: {last_line}")
 
 
-def _run(recipe: _Recipe) -> str:
+def _run(recipe: Recipe) -> str:
     """Make one folder beside its place and move it there whole; returns the last line that was printed."""
     scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=recipe.folder.parent))
     try:

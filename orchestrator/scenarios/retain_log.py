@@ -69,7 +69,7 @@ def rows_of_log(log: RetainLog, rows: Sequence[QARow]) -> tuple[QARow, ...]:
     chosen = []
     for number, prompt in enumerate(log.prompts):
         inside = prompt.removeprefix(before).removesuffix(after)
-        matches = found.get(inside, []) if before + inside + after == prompt else []
+        matches = found.get(inside, [])
         if len(matches) != 1 or prompt in log.prompts[:number]:
             which = "is none" if not matches else "is more than one" if len(matches) > 1 else "is a second time one"
             raise DataError(
