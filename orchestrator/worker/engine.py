@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from methods.outputs import Forward
 from orchestrator.trial_config import TrainConfig, ZeroConfig
-from orchestrator.worker.model import Policy
+from orchestrator.worker.model import Policy, has_adapters, without_wrapper, wrap
 
 _NO_DECAY = ("bias", "norm.weight", "layernorm.weight", "ln_f.weight", "ln_1.weight", "ln_2.weight")
 
@@ -34,7 +35,7 @@ def start_process_group(rank: int, world_size: int, init_method: str) -> None:
 
 
 class DeepSpeedEngine:
-    """A model under training on all ranks of the process group, ZeRO stage 0 to 3.
+    """A model under training on all ranks of the process group, ZeRO stage 0 to 3; of one with adapters only these.
 
     Gradients accumulate over any number of `backward` calls, equal on all ranks, until `step`.
     """
@@ -59,10 +60,13 @@ class DeepSpeedEngine:
             state["step"].zero_()
         self._engine.train()
 
-    def run(self, fn: Callable[[Forward], Tensor]) -> Tensor:
-        """What `fn` makes of the model's outputs, without gradients and in evaluation mode; all ranks together."""
+    def run(self, fn: Callable[[Forward], Tensor], *, adapters: bool = True) -> Tensor:
+        """What `fn` makes of the model's outputs, without gradients and in evaluation mode; all ranks together.
+
+        Without adapters a model that has them is its base model, whatever has been trained.
+        """
         self._engine.eval()
-        with torch.no_grad():
+        with torch.no_grad(), nullcontext() if adapters else self._model.disable_adapter():
             value: Tensor = self._engine(fn)
         self._engine.train()
         return value
@@ -81,7 +85,7 @@ class DeepSpeedEngine:
 
     def head(self) -> tuple[Tensor, Tensor | None]:
         """A frozen copy of the output head: weight (V, H) and bias (V,) or None; all ranks together."""
-        head = self._model.get_output_embeddings()
+        head = without_wrapper(self._model).get_output_embeddings()
         with _gathered([p for p in (head.weight, head.bias) if p is not None], self.stage):
             return head.weight.detach().clone(), None if head.bias is None else head.bias.detach().clone()
 
@@ -97,9 +101,14 @@ class DeepSpeedEngine:
         return int(tensor.item())
 
     def release(self) -> Any:
-        """End training: free gradients and optimizer state, return the plain model with whole weights on every rank."""
+        """End training: free gradients and optimizer state, return the model with whole weights on every rank.
+
+        Adapters stay as they are, beside the weights.
+        """
         model = self._whole_model()
         self._engine.destroy()
+        if self.stage == 3:
+            _forget_module(self._policy)
         self._engine = self._policy = None
         return model.eval()
 
@@ -118,16 +127,35 @@ class DeepSpeedEngine:
         return model_with_weights(self._model, state)
 
 
+def _forget_module(module: Any) -> None:
+    """Drop what DeepSpeed's globals keep of a ZeRO 3 engine: its module on a stack, its coordinator in a cache.
+
+    Weights and optimizer state hang on these.
+    """
+    from deepspeed.runtime.zero import parameter_offload  # noqa: PLC0415
+    from deepspeed.runtime.zero.partitioned_param_coordinator import (  # noqa: PLC0415
+        PartitionedParameterCoordinator as Coordinator,
+    )
+
+    stack = parameter_offload.FWD_MODULE_STACK
+    stack[:] = [other for other in stack if other is not module]
+    for cell in Coordinator._PartitionedParameterCoordinator__params_to_release.__closure__:
+        cell.cell_contents.cache_clear()
+
+
 def model_with_weights(like: Any, state: dict[str, Tensor]) -> Any:
     """A model like `like` with these weights in their own type; buffers (rotary frequencies) keep theirs."""
-    dtype = next(iter(state.values())).dtype
-    model = type(like)(like.config).to(next(iter(state.values())).device)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+    some = next(iter(state.values()))
+    old = without_wrapper(like)
+    plain = type(old)(old.config).to(some.device)
+    for parameter in plain.parameters():
+        parameter.data = parameter.data.to(some.dtype)
+    model = wrap(plain, like.peft_config[like.active_adapter]) if has_adapters(like) else plain
     missing, unexpected = model.load_state_dict(state, strict=False)
-    model.tie_weights()
-    assert not unexpected and set(missing) <= set(model.all_tied_weights_keys), (missing, unexpected)
-    model.generation_config = like.generation_config
+    plain.tie_weights()
+    absent = {name.removeprefix("base_model.model.") for name in missing}
+    assert not unexpected and absent <= set(plain.all_tied_weights_keys), (missing, unexpected)
+    plain.generation_config = old.generation_config
     return model
 
 
@@ -160,12 +188,14 @@ def deepspeed_config(train: TrainConfig, zero: ZeroConfig, *, bfloat16: bool, cu
 
 
 def _parameter_groups(policy: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights decay; biases and norms do not."""
+    """Of what is trained, weights decay; biases and norms do not."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in policy.named_parameters():
-        (plain if name.endswith(_NO_DECAY) or parameter.dim() < 2 else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        if parameter.requires_grad:
+            (plain if name.endswith(_NO_DECAY) or parameter.dim() < 2 else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]  # of adapters there are no biases
 
 
 def _gathered(parameters: list[Any], stage: int) -> Any:

@@ -1,4 +1,8 @@
-"""Load a causal language model, and ask it for hidden states instead of logits where its head allows it."""
+"""Load and save causal language models and adapters; hidden states instead of logits where the head allows it.
+
+Adapters (LoRA, arXiv 2106.09685) sit beside linear layers of a frozen model. A folder with adapters names its base
+model, and can stand wherever a model folder can.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +13,12 @@ from torch import Tensor, nn
 
 from methods.batch import TokenBatch
 from methods.outputs import Forward, FullLogits, HiddenStates, Outputs
-from orchestrator.trial_config import ModelConfig
+from orchestrator.trial_config import LoraConfig, ModelConfig
+from orchestrator.worker.template import load_tokenizer
 
 # Families whose logits are exactly head(last hidden state): no soft cap, no scale.
 _PLAIN_HEADS = {"llama", "mistral", "qwen2", "qwen3", "phi", "phi3", "gemma"}
+_ADAPTER_CONFIG, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def compute_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -22,34 +28,190 @@ def compute_dtype(name: str, device: torch.device) -> torch.dtype:
     return cast(torch.dtype, getattr(torch, name))
 
 
-def load_model(config: ModelConfig, device: torch.device) -> Any:
-    """The model at config.target, from safetensors only and without remote code, on `device`, in training mode."""
+def load_model(config: ModelConfig, device: torch.device, lora: LoraConfig | None = None) -> Any:
+    """The model at config.target on `device`, in training mode; from safetensors only.
+
+    With `lora` it has adapters, and only these can be trained: fresh ones, or those of a folder with adapters, which go
+    on being trained. Without, a folder's adapters are merged into the weights. Code that comes with a model runs only
+    with config.trust_remote_code. ValueError: the adapters do not fit their base model, or `lora` does not fit them.
+    """
+    folder = Path(config.target)
+    adapter = _adapter_config(folder) if (folder / _ADAPTER_CONFIG).is_file() else None
+    settings = {
+        "dtype": compute_dtype(config.dtype, device),
+        "attn_implementation": config.attention,
+        "trust_remote_code": config.trust_remote_code,
+    }
+    base = _load_base(adapter, folder, settings) if adapter else _load_plain(config.target, settings)
+    base.config.use_cache = False
+    base = base.to(device)
+    if adapter is None:
+        return (add_adapters(base, lora) if lora else base).train()
+    if lora is None:
+        return _with_adapters_of(base, folder, adapter).merge_and_unload().train()
+    return _with_adapters_of(base, folder, adapter, lora).train()
+
+
+def export_merged(adapter_folder: Path, out: Path, *, trust_remote_code: bool = False) -> None:
+    """Write base model and adapters as one plain model folder, in the base's own type; computed on the CPU.
+
+    ValueError: the folder has no adapters, or their base model is not where they say.
+    """
+    if not (adapter_folder / _ADAPTER_CONFIG).is_file():
+        raise ValueError(f"{adapter_folder} has no adapters: there is no {_ADAPTER_CONFIG}")
+    adapter = _adapter_config(adapter_folder)
+    base = _load_base(adapter, adapter_folder, {"dtype": "auto", "trust_remote_code": trust_remote_code})
+    merged = _with_adapters_of(base, adapter_folder, adapter).merge_and_unload()
+    save_model(merged, load_tokenizer(str(adapter_folder)), out)
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write a folder that load_model reads: weights (safetensors only), configuration and tokenizer.
+
+    Of a model with adapters only the adapters are written, and where its base was loaded from.
+    """
+    _silence_progress_bars()
+    if has_adapters(model):
+        # False: otherwise the hub is asked whether embeddings were resized.
+        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+        (folder / "README.md").unlink()  # a form to fill in
+    else:
+        model.config.use_cache = True
+        model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+
+
+def add_adapters(model: Any, lora: LoraConfig) -> Any:
+    """The model with fresh adapters and all else frozen; as B = 0, they add exactly nothing yet.
+
+    A is drawn from torch's global generator. ValueError: lora.target_modules has a name that no linear layer but the
+    head has.
+    """
+    import peft  # noqa: PLC0415  (seconds to import)
+
+    layers = _target_layers(model, lora)
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=cast(int, lora.alpha),
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules or sorted(layers)),
+    )
+    return wrap(model, config)
+
+
+def wrap(model: Any, config: Any) -> Any:
+    """The model with fresh adapters as a PEFT configuration describes them, in the type of the weights beside them.
+
+    PEFT would make them float32 beside bfloat16, for optimizers that update weights in their own type. DeepSpeed casts
+    the whole model to bfloat16 anyway, and updates float32 copies of what is trained.
+    """
+    import peft  # noqa: PLC0415
+
+    return peft.get_peft_model(model, config, autocast_adapter_dtype=False)
+
+
+def has_adapters(model: Any) -> bool:
+    """Whether the model is wrapped by PEFT."""
+    return hasattr(model, "get_base_model")
+
+
+def without_wrapper(model: Any) -> Any:
+    """The transformers model itself, which knows its head; adapters stay in its layers."""
+    return model.get_base_model() if has_adapters(model) else model
+
+
+def _load_plain(target: str, settings: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM  # noqa: PLC0415  (seconds to import)
 
     _silence_progress_bars()
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        config.target,
-        dtype=compute_dtype(config.dtype, device),
-        attn_implementation=config.attention,
-        use_safetensors=True,
-        low_cpu_mem_usage=True,
+    # Adapters remember this path; it must mean the same elsewhere.
+    path = str(Path(target).resolve()) if Path(target).is_dir() else target
+    model: Any = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, low_cpu_mem_usage=True, **settings)
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(f"{target} has adapters itself; merge them first, or download them and name their folder")
+    return model
+
+
+def _load_base(adapter: Any, folder: Path, settings: dict[str, Any]) -> Any:
+    base = adapter.base_model_name_or_path
+    what = f"base_model_name_or_path in {folder / _ADAPTER_CONFIG} is {base!r}"
+    if not base:
+        raise ValueError(f"{what}; write the folder (absolute) or hub name of the base model")
+    if not Path(base).is_absolute() and (base.startswith(".") or Path(base).exists() or (folder / base).exists()):
+        raise ValueError(f"{what}, a relative path; write the absolute one")
+    if Path(base).is_absolute() and not (Path(base) / "config.json").is_file():
+        raise ValueError(f"{what}, where no model is; move it there or correct the path")
+    try:
+        return _load_plain(base, settings)
+    except OSError as error:
+        raise ValueError(f"{what}, which cannot be loaded: {error}") from error
+
+
+def _adapter_config(folder: Path) -> Any:
+    import peft  # noqa: PLC0415
+
+    adapter = peft.PeftConfig.from_pretrained(str(folder))
+    if adapter.peft_type != peft.PeftType.LORA:
+        raise ValueError(f"{folder / _ADAPTER_CONFIG}: peft_type is {adapter.peft_type}, but only LORA is supported")
+    if not (folder / _ADAPTER_WEIGHTS).is_file():
+        raise ValueError(f"{folder} has {_ADAPTER_CONFIG} but not {_ADAPTER_WEIGHTS}; other formats are not read")
+    return adapter
+
+
+def _with_adapters_of(base: Any, folder: Path, adapter: Any, lora: LoraConfig | None = None) -> Any:
+    """The base with a folder's adapters, to be trained as `lora` says or else to be merged."""
+    import peft  # noqa: PLC0415
+    from peft.tuners.lora import LoraLayer  # noqa: PLC0415
+
+    if lora is not None:
+        found, asked = (adapter.r, float(adapter.lora_alpha)), (lora.r, lora.alpha)
+        if found != asked:
+            raise ValueError(f"lora.r and lora.alpha are {asked}, but {found} of the adapters in {folder}; use these")
+        adapter.lora_dropout = lora.dropout
+        layers = _target_layers(base, lora)
+    wrapped = peft.PeftModel.from_pretrained(
+        base,
+        str(folder),
+        config=adapter,
+        is_trainable=lora is not None,
+        autocast_adapter_dtype=lora is None,  # merging is computed in float32; for training see `wrap`
+        torch_device=str(base.device),
     )
-    model.config.use_cache = False
-    return model.to(device).train()
+    adapted = {name for name, module in base.named_modules() if isinstance(module, LoraLayer)}
+    if lora is not None and adapted != layers:
+        some = sorted(adapted ^ layers)[0]
+        raise ValueError(f"lora.target_modules are other layers than those with adapters in {folder}, such as {some}")
+    ends = base.get_input_embeddings(), base.get_output_embeddings()
+    if any(isinstance(end, LoraLayer) for end in ends):
+        raise ValueError(f"{folder} has adapters on embeddings or on the output head, which is not supported")
+    return wrapped
+
+
+def _target_layers(model: Any, lora: LoraConfig) -> set[str]:
+    """Full names of the linear layers that get adapters; never the head, which is taken as frozen elsewhere."""
+    from transformers.pytorch_utils import Conv1D  # noqa: PLC0415
+
+    head = model.get_output_embeddings()
+    linear = {
+        name for name, part in model.named_modules() if isinstance(part, (nn.Linear, Conv1D)) and part is not head
+    }
+    if lora.target_modules is None:
+        return linear
+    chosen: set[str] = set()
+    for target in lora.target_modules:
+        named = {name for name in linear if name == target or name.endswith(f".{target}")}
+        if not named:
+            known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+            raise ValueError(f"lora.target_modules: no linear layer but the head is called {target!r}; use {known}")
+        chosen |= named
+    return chosen
 
 
 def _silence_progress_bars() -> None:
     from transformers.utils import logging  # noqa: PLC0415
 
     cast(Any, logging).disable_progress_bar()
-
-
-def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write weights (safetensors), configuration and tokenizer as a plain model folder."""
-    _silence_progress_bars()
-    model.config.use_cache = True
-    model.save_pretrained(folder, safe_serialization=True)
-    tokenizer.save_pretrained(folder)
 
 
 class Policy(nn.Module):
@@ -67,6 +229,7 @@ class Policy(nn.Module):
     def outputs(self, tokens: TokenBatch) -> Outputs:
         """Predictions on one batch of tokens."""
         inputs = {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask, "use_cache": False}
+        model = without_wrapper(self.model)
         if self._plain_head:
-            return HiddenStates(self.model.base_model(**inputs).last_hidden_state, self.model.get_output_embeddings())
-        return FullLogits(self.model(**inputs).logits)
+            return HiddenStates(model.base_model(**inputs).last_hidden_state, model.get_output_embeddings())
+        return FullLogits(model(**inputs).logits)

@@ -15,10 +15,11 @@ import torch.multiprocessing as mp
 from methods.config import parse_method
 from methods.method import LiveReference, build_method
 from orchestrator.scenarios.base import QARow, Task
-from orchestrator.trial_config import TinyModel, TrainConfig, ZeroConfig
+from orchestrator.trial_config import LoraConfig, TinyModel, TrainConfig, ZeroConfig
 from orchestrator.worker.batches import BatchBuilder, Encoder
 from orchestrator.worker.engine import DeepSpeedEngine, start_process_group
 from orchestrator.worker.loop import Schedule, train_steps
+from orchestrator.worker.model import add_adapters
 from orchestrator.worker.reference import ReferenceCache
 from orchestrator.worker.template import TEMPLATES
 from orchestrator.worker.tiny import tiny_llama, train_tokenizer
@@ -73,6 +74,7 @@ class Case:
     use: int = 1
     poisoned_step: int | None = None
     dtype: torch.dtype = torch.float32
+    lora: LoraConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,18 @@ def toy_builder(case: Case) -> tuple[BatchBuilder, Schedule]:
     return builder, make_schedule(case.train, sizes, builder, seed=case.seed)
 
 
+def case_model(case: Case) -> Any:
+    """The toy model in the case's type, with the case's adapters."""
+    torch.manual_seed(case.seed)
+    model = toy_model().to(case.dtype)
+    return add_adapters(model, case.lora) if case.lora else model
+
+
 def deepspeed_run(case: Case, references: ReferenceCache) -> Run:
     """The case as this rank runs it."""
     builder, schedule = toy_builder(case)
-    engine = DeepSpeedEngine(toy_model().to(case.dtype), case.train, ZeroConfig(stage=case.stage))
+    engine = DeepSpeedEngine(case_model(case), case.train, ZeroConfig(stage=case.stage))
+    torch.manual_seed(case.seed * engine.world_size + engine.rank)
     reference = None
     if builder.method.needs_reference:
         key = repr(replace(case, stage=0, use=0))
@@ -113,10 +123,11 @@ def plain_run(case: Case, num_steps: int | None = None) -> Run:
     """The case, or its first steps, in torch alone: one process, AdamW, the reference run live."""
     builder, schedule = toy_builder(case)
     method, config = build_method(builder.method), builder.method
-    model, frozen = toy_model(), toy_model()
+    model, frozen = case_model(case), toy_model()
     reference = LiveReference(lambda t: frozen(input_ids=t.input_ids, attention_mask=t.attention_mask).logits)
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    norms = [p for p in model.parameters() if p.dim() == 1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.dim() > 1]
+    norms = [p for p in trained if p.dim() == 1]
     optimizer = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": case.train.weight_decay}, {"params": norms, "weight_decay": 0.0}],
         betas=(case.train.adam_beta1, case.train.adam_beta2),
