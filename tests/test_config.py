@@ -173,6 +173,56 @@ def test_embedded_models_are_made_for_authors_only(message):
     )
 
 
+BAD_SCENARIOS = [
+    (
+        "{name: tofu, retain_logs: {forget01: log.json}}",
+        "scenario.retain_logs: forget01 is no forget set of this sweep",
+    ),
+    (
+        "{name: tofu, retain_logs: log.json}",
+        "scenario.retain_logs: input should be a valid dictionary, but got 'log.json'",
+    ),
+    ("{name: tofu, tasks: [1]}", "scenario.tasks: unknown key; did you mean scenario.task_id?"),
+    ("{name: continual, num_tasks: 0}", "scenario.num_tasks: input should be greater than 0, but got 0"),
+    ("{name: continual, tasks: []}", "scenario.tasks: input should name at least 1, but got []"),
+    ("{name: continual, reference: first}", "scenario.reference: input should be 'previous' or 'initial', but got"),
+    (
+        "{name: continual, source: /data}",
+        "model: 'embedded' is only made for generated authors, but got scenario conti",
+    ),
+    ("{name: continual}", "model.retain_models: scenario continual is measured against none, because each task has"),
+    ("{name: real_world}", "scenario.source: missing; set scenario.source=VALUE"),
+    (
+        "{name: real_world, source: /data}",
+        "model: 'embedded' is only made for generated authors, but got scenario real",
+    ),
+    (
+        "{name: real_world, source: /data, task_id: 1}",
+        "scenario.task_id: unknown key; valid keys here are name, source,",
+    ),
+]
+
+
+@pytest.mark.parametrize(("scenario", "start"), BAD_SCENARIOS)
+def test_a_scenario_that_cannot_be(scenario, start, message):
+    text = SWEEP.replace("{name: authors}", scenario)
+    if "tofu" in scenario:
+        text = text.replace("{target: embedded, retain_models: embedded}", "{target: /models/target}")
+    assert message(text=text).startswith(start)
+
+
+def test_a_saved_log_stands_for_a_retain_model(load, message):
+    text = SWEEP.replace("{target: embedded, retain_models: embedded}", "{target: /models/target}")
+    text = text.replace(
+        "{name: authors}", "{name: tofu, retain_logs: {forget05: /logs/a.json, forget10: /logs/b.json}}"
+    )
+    assert load("objectives=[forget_quality]", text=text).scenario.retain_logs["forget10"] == "/logs/b.json"
+    one = text.replace(", forget10: /logs/b.json", "")
+    assert message("objectives=[forget_quality]", text=one).startswith(
+        "objectives: forget_quality compares with a retain model, and forget10 has none"
+    )
+
+
 BAD_FILES = [
     ("", "name: missing; set name=VALUE (and 3 more)"),
     ("- GA\n", "{path} holds no mapping of keys to values; write `name: ...` and so on"),
