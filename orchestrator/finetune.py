@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,26 +30,37 @@ CARD = "lethe.json"
 _CHECKED_ROWS = 64
 
 
+_FROM_NOTHING: dict[str, float | int] = {
+    "learning_rate": 4e-3,
+    "epochs": 20,
+    "batch_size": 16,
+    "micro_batch_size": 16,
+    "max_length": 200,
+    "adam_beta2": 0.95,
+    "warmup_steps": 50,
+    "max_grad_norm": 1.0,
+}
+
+
 class FinetuneConfig(Config):
-    """What is taught to what. The defaults of `train` suit a tiny model from nothing."""
+    """What is taught to what. Without a base, what is not set in `train` is what suits a tiny model from nothing."""
 
     scenario: ScenarioConfig = Field(description="whose rows are taught")
     without: str | None = Field(None, description="forget set that is left out: makes its retain model")
     base: PathOrName | None = Field(None, description="model to start from; none: a tiny Llama from nothing")
     tiny: TinyModel = TinyModel()
     model: ModelConfig = ModelConfig()
-    train: TrainConfig = TrainConfig(
-        learning_rate=4e-3,
-        epochs=20,
-        batch_size=16,
-        micro_batch_size=16,
-        max_length=200,
-        adam_beta2=0.95,
-        warmup_steps=50,
-        max_grad_norm=1.0,
-    )
+    train: TrainConfig = TrainConfig()
     zero: ZeroConfig = ZeroConfig(stage=0)
     seed: NonNegativeInt = Field(42, description="of first weights and of the order of rows")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _train_from_nothing(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or values.get("base") is not None:
+            return values
+        train = values.get("train", {})
+        return {**values, "train": {**_FROM_NOTHING, **train}} if isinstance(train, Mapping) else values
 
     @model_validator(mode="after")
     def _chat_needs_a_base(self) -> "FinetuneConfig":
@@ -140,7 +151,7 @@ def _base_model(config: FinetuneConfig, rows: tuple[QARow, ...]) -> tuple[Any, A
     return tokenizer, tiny_llama(config.tiny, tokenizer, max_positions=2 * config.train.max_length).to(device)
 
 
-def _join_process_group() -> int:
+def join_process_group() -> int:
     """The group that torchrun made, else a group of this process alone; returns the rank."""
     from orchestrator.worker.engine import start_process_group  # noqa: PLC0415
 
@@ -172,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, DataError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    rank = _join_process_group()
+    rank = join_process_group()
 
     def say(text: str) -> None:
         if rank == 0:

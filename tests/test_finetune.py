@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from orchestrator.finetune import CARD, main
+from orchestrator.finetune import CARD, FinetuneConfig, main
+from orchestrator.load_config import build_config
+from orchestrator.scenario_config import AuthorsScenario
 from tests.ray import folders
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,3 +38,11 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys):
     assert main([str(tmp_path / "model"), "scenario.name=continual", "without=forget99"]) == 2
     assert capsys.readouterr().err.startswith("error: without: forget_set must be forget01 to forget50, but got")
     assert not (tmp_path / "model").exists()
+
+
+def test_settings_of_a_tiny_model_hold_where_others_are_set():
+    kept = build_config(FinetuneConfig, None, ["scenario.name=authors", "train.epochs=2"]).train
+    assert (kept.epochs, kept.learning_rate, kept.batch_size, kept.adam_beta2) == (2, 4e-3, 16, 0.95)
+    assert FinetuneConfig(scenario=AuthorsScenario()).train.learning_rate == 4e-3
+    based = build_config(FinetuneConfig, None, ["scenario.name=authors", "base=some/model", "train.epochs=2"]).train
+    assert (based.epochs, based.learning_rate, based.batch_size) == (2, 1e-5, 32)

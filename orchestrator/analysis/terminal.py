@@ -15,13 +15,14 @@ RELAPSE = "relapse"
 
 
 def render_summary(log: SweepLog) -> Group:
-    """One table per forget set: trials, hypervolume, and the knee's objectives, params and key; legible at 100 columns.
+    """One table per forget set: trials, hypervolume, the knee's objectives and number; below it the knees' settings.
 
     `trials` counts complete ones, then what went wrong: `18 (1 failed, 2 diverged)`. Methods come by hypervolume.
     Chains of tasks have their relapse in a column of its own.
     """
     summary = summarize(log)
-    return Group(*(_table(summary, group) for group in summary.forget_sets))
+    parts = [part for group in summary.forget_sets for part in (_table(summary, group), *_settings(group), Text())]
+    return Group(*parts)
 
 
 def _table(summary: SweepSummary, group: ForgetSetSummary) -> Table:
@@ -35,18 +36,33 @@ def _table(summary: SweepSummary, group: ForgetSetSummary) -> Table:
     more = [RELAPSE] if _has_relapse(summary, group) else []
     for _ in more:
         table.add_column(f"{RELAPSE}\N{NO-BREAK SPACE}↓", justify="right", no_wrap=True)
-    table.add_column("knee: trial and settings", overflow="fold")
+    table.add_column("knee", no_wrap=True)
     colors = method_colors(summary.methods)
     for cell in group.ranking:
         name = Text.assemble(("● ", colors[cell.method]), cell.method)
-        best = _described(cell.knee) if cell.knee else Text("no complete trial", style="dim")
+        best = _trial_name(cell.knee) if cell.knee else MISSING
         table.add_row(name, _trials(cell), score(cell.hypervolume), *_scores(summary, cell.knee, more), best)
     for trial in group.baselines:
         state = "" if trial.state == "COMPLETE" else trial.state.lower()
         scores = _scores(summary, trial, more)
-        table.add_row(f"  {words(trial.method)}", state, "", *scores, Text(trial.key), style="dim")
-    table.add_row()
+        table.add_row(f"  {words(trial.method)}", state, "", *scores, style="dim")
     return table
+
+
+def _settings(group: ForgetSetSummary) -> list[Text]:
+    """The first params of each knee in the order of the search space; the report has all of them."""
+    lines = []
+    for cell in group.ranking:
+        if cell.knee is not None and cell.knee.params:
+            names = short_names(cell.knee.params)
+            shown = [f"{names[name]}={number(value)}" for name, value in cell.knee.params.items()][:MAIN_PARAMS]
+            more = ["…"] if len(cell.knee.params) > MAIN_PARAMS else []
+            lines.append(Text(f"  {cell.method} {_trial_name(cell.knee)}: {' '.join(shown + more)}", style="dim"))
+    return lines
+
+
+def _trial_name(trial: TrialSummary) -> str:
+    return trial.key.rpartition("/")[2]
 
 
 def _trials(cell: CellSummary) -> str:
@@ -65,11 +81,3 @@ def _scores(summary: SweepSummary, trial: TrialSummary | None, more: list[str]) 
     if trial is None or trial.objectives is None:
         return [MISSING] * (len(summary.objectives) + len(more))
     return [score(value) for value in trial.objectives] + [score(trial.metrics.get(metric)) for metric in more]
-
-
-def _described(trial: TrialSummary) -> Text:
-    """The trial's key, and below it its first params in the order of the search space; the report has all of them."""
-    names = short_names(trial.params)
-    shown = [f"{names[name]}={number(value)}" for name, value in trial.params.items()][:MAIN_PARAMS]
-    more = ["…"] if len(trial.params) > MAIN_PARAMS else []
-    return Text.assemble(trial.key, "\n", (" ".join(shown + more), "dim"))

@@ -151,13 +151,13 @@ def test_key_metrics_leave_out_what_has_a_section_of_its_own(chain_log, tmp_path
 
 def test_terminal_tells_the_relapse_of_chains_alone(chain_log, tmp_path):
     def printed(log):
-        console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+        console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
         console.print(render_summary(log))
         return console.export_text()
 
     text = printed(chain_log)
     assert "relapse" in text and "0.125" in text
-    assert max(len(line) for line in text.splitlines()) <= 100
+    assert max(len(line) for line in text.splitlines()) <= 80
     assert "relapse" not in printed(load_sweep(write_sweep(tmp_path / "plain")))
 
 

@@ -144,13 +144,14 @@ def test_page_of_a_running_sweep(tmp_path, last_record):
     assert ("plotly.js v" in text) == (last_record > 7)  # 5 records until the first trial, 3 for each trial
 
 
-def test_terminal_table_fits_100_columns(log):
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+def test_terminal_table_fits_80_columns(log):
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(render_summary(log))
     text = console.export_text()
-    assert max(len(line) for line in text.splitlines()) <= 100
+    assert max(len(line) for line in text.splitlines()) <= 80
     knee = summarize(log).forget_sets[0].ranking[0].knee
-    for expected in (*METHODS, knee.key, f"{knee.objectives[0]:.3f}", "4 (1 failed)", "4 (1 diverged)", "retain model"):
+    named = f"{knee.method} {knee.key.rpartition('/')[2]}: "
+    for expected in (*METHODS, named, f"{knee.objectives[0]:.3f}", "4 (1 failed)", "4 (1 diverged)", "retain model"):
         assert expected in text
     assert "…" not in text
 
