@@ -1,6 +1,6 @@
 """The last thing a sweep prints: each method's best setting, beside the models it is measured against."""
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -21,7 +21,9 @@ def render_summary(log: SweepLog) -> Group:
     Chains of tasks have their relapse in a column of its own.
     """
     summary = summarize(log)
-    parts = [part for group in summary.forget_sets for part in (_table(summary, group), *_settings(group), Text())]
+    parts: list[RenderableType] = []
+    for group in summary.forget_sets:
+        parts += [_table(summary, group), *_settings(group), Text()]
     return Group(*parts)
 
 
