@@ -126,7 +126,7 @@ def _load_plain(target: str, settings: dict[str, Any]) -> Any:
 
     _silence_progress_bars()
     # Adapters remember this path; it must mean the same elsewhere.
-    path = str(Path(target).resolve()) if Path(target).is_dir() else target
+    path = str(Path(target).absolute()) if Path(target).is_dir() else target
     model: Any = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, low_cpu_mem_usage=True, **settings)
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ValueError(f"{target} has adapters itself; merge them first, or download them and name their folder")
