@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toy import TRAIN, Case, Run, numbers, plain_run, run_cases
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from toy import TRAIN, Case, Run, numbers, plain_run, run_cases, toy_model
 
 from orchestrator.trial_config import TrainConfig, ZeroConfig
-from orchestrator.worker.engine import deepspeed_config
+from orchestrator.worker.engine import DeepSpeedEngine, deepspeed_config, start_process_group
 
 REPEATED = ("ME+GD", "NPO+KL", "DPO+GD")
 STAGES = [Case("NPO+KL", stage=stage) for stage in range(4)]
@@ -183,3 +185,19 @@ def test_offloading_is_to_the_host(cuda):
     sharding = config["zero_optimization"]
     assert sharding["offload_optimizer"] == sharding["offload_param"] == {"device": "cpu", "pin_memory": cuda}
     assert config["bf16"] == {"enabled": True}
+
+
+def _engine_comes_and_goes(rank, store, out):
+    start_process_group(rank, 1, f"file://{store}")
+    before = torch.nn.functional.linear
+    engine = DeepSpeedEngine(toy_model(), TRAIN, ZeroConfig(stage=3))
+    replaced = torch.nn.functional.linear is not before
+    engine.release()
+    torch.save((replaced, torch.nn.functional.linear is before), out)
+    dist.destroy_process_group()
+
+
+def test_zero_3_leaves_the_linear_layers_of_other_models_as_they_were(tmp_path):
+    """Otherwise judges would round differently before a process's first ZeRO 3 trial and after it."""
+    mp.spawn(_engine_comes_and_goes, args=(tmp_path / "store", tmp_path / "out"), nprocs=1, join=True)
+    assert torch.load(tmp_path / "out") == (True, True)
