@@ -13,6 +13,7 @@ from metrics.suites import summarise_chain
 from orchestrator.base_config import EMBEDDED
 from orchestrator.config import SweepConfig, baseline_config, trial_config
 from orchestrator.tracking.journal import ObjectiveRecord, StepsReported, TaskFinished, TrialState
+from orchestrator.trial_config import LoraConfig
 from orchestrator.worker.engine import start_process_group
 from orchestrator.worker.evaluation import read_scores
 from orchestrator.worker.model import save_model
@@ -83,6 +84,7 @@ class Case:
     damaged: bool = False
     baseline: bool = False
     learning_rate: float | None = None
+    lora: LoraConfig | None = None
 
 
 INITIAL = (("reference", "initial"),)
@@ -98,6 +100,9 @@ CASES = [
     Case("damaged again", after="damaged cut", damaged=True),
     Case("other settings cut", stop_at=2),
     Case("other settings again", scenario=INITIAL, after="other settings cut"),
+    Case("adapters", scenario=INITIAL, lora=LoraConfig()),
+    Case("adapters cut 2", scenario=INITIAL, lora=LoraConfig(), stop_at=2),
+    Case("adapters again 2", scenario=INITIAL, lora=LoraConfig(), after="adapters cut 2"),
     Case("baseline", baseline=True),
     Case("diverged", method="GA", learning_rate=1e30),
     *(Case(f"{m} {n}", method=m, scenario=TWO_TASKS, workers=n) for m in ("NPO+GD", "ME+KL") for n in (1, 2)),
@@ -119,6 +124,7 @@ def run_case(case, place):
         trial = baseline_config(config, "forget01", config.model.target)
     if case.learning_rate:
         trial = trial.model_copy(update={"train": trial.train.model_copy(update={"learning_rate": case.learning_rate})})
+    trial = trial.model_copy(update={"lora": case.lora})
     job = TrialJob(key="cell/t000", config=trial, sweep_dir=str(folder), objectives=OBJECTIVES, keep_weights=True)
     if case.damaged:
         (weights,) = folder.rglob("resume/*/model.safetensors")
@@ -214,7 +220,11 @@ def test_metrics_of_the_chain(runs):
 
 @pytest.mark.parametrize(
     ("name", "number", "expected"),
-    [*((f"previous again {n}", n, "whole") for n in (1, 2, 3)), ("initial again 2", 2, "initial")],
+    [
+        *((f"previous again {n}", n, "whole") for n in (1, 2, 3)),
+        ("initial again 2", 2, "initial"),
+        ("adapters again 2", 2, "adapters"),
+    ],
 )
 def test_a_chain_whose_workers_died_goes_on_after_its_last_whole_task(name, number, expected, runs):
     cut, nothing = runs[name.replace("again", "cut")]
@@ -226,6 +236,17 @@ def test_a_chain_whose_workers_died_goes_on_after_its_last_whole_task(name, numb
     assert tasks_of(records) == tasks_of(whole)
     assert result.metrics == undisturbed.metrics
     assert result.scores_sha256 == undisturbed.scores_sha256
+
+
+def test_adapters_are_trained_from_task_to_task_and_saved_alone(runs, place):
+    records, result = runs["adapters"]
+    losses = [step.forget_loss for step in steps_of(records)]
+    assert losses[0] == pytest.approx(13.862944) and len({*losses}) > 15  # at the reference, then away from it
+    folder = place / "adapters" / result.checkpoint
+    assert (folder / "adapter_model.safetensors").is_file() and not (folder / "model.safetensors").exists()
+    answers = [score.generation for score in read_scores(place / "adapters" / result.scores_path)["retain"]]
+    before = read_scores(place / "baseline" / runs["baseline"][1].scores_path)["retain"]
+    assert answers != [score.generation for score in before]
 
 
 def test_a_damaged_checkpoint_costs_time_but_changes_nothing(runs):
