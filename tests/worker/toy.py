@@ -1,7 +1,7 @@
 """A task of a few short rows, a Llama of some thousand weights, and unlearning runs of them on one or two processes."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
@@ -11,7 +11,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+import torch.nn.functional as F
 
+from methods.batch import IGNORE_INDEX, TokenBatch, UnlearnBatch
 from methods.config import parse_method
 from methods.method import LiveReference, build_method
 from orchestrator.scenarios.base import QARow, Task
@@ -20,6 +22,7 @@ from orchestrator.worker.batches import BatchBuilder, Encoder
 from orchestrator.worker.engine import DeepSpeedEngine, start_process_group
 from orchestrator.worker.loop import Schedule, train_steps
 from orchestrator.worker.model import add_adapters
+from orchestrator.worker.plan import Draw
 from orchestrator.worker.reference import ReferenceCache
 from orchestrator.worker.template import TEMPLATES
 from orchestrator.worker.tiny import tiny_llama, train_tokenizer
@@ -63,7 +66,7 @@ def toy_model(seed: int = 0) -> Any:
 class Case:
     """One unlearning run; `use` tells repetitions apart.
 
-    `poisoned_step`: on rank 1 the reference answers NaN for a row of that step.
+    `poisoned_step`: on rank 1 the reference answers NaN for a row of that step. `padded`: rows as long as max_length.
     """
 
     method: str
@@ -75,6 +78,7 @@ class Case:
     poisoned_step: int | None = None
     dtype: torch.dtype = torch.float32
     lora: LoraConfig | None = None
+    padded: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,10 +90,26 @@ class Run:
     weights: dict[str, torch.Tensor]
 
 
+class PaddedBuilder(BatchBuilder):
+    """Pads every row to max_length, as the published code does."""
+
+    def batch(self, draws: Sequence[Draw]) -> UnlearnBatch:
+        """The same tokens, labels and attention, wider."""
+        batch = super().batch(draws)
+        return replace(batch, **{part: self._wide(batch.part(part)) for part in self.method.parts})
+
+    def _wide(self, tokens: TokenBatch) -> TokenBatch:
+        room = (0, self.train.max_length - tokens.labels.shape[1])
+        ids = F.pad(tokens.input_ids, room, value=self.encoder.tokenizer.eos_token_id)
+        return TokenBatch(ids, F.pad(tokens.attention_mask, room), F.pad(tokens.labels, room, value=IGNORE_INDEX))
+
+
 def toy_builder(case: Case) -> tuple[BatchBuilder, Schedule]:
     """The rows of a case, tokenised and planned."""
     method = parse_method(case.method, convention=case.train.convention)
-    builder = BatchBuilder(toy_encoder(case.train.max_length), TASK, method, case.train)
+    builder = (PaddedBuilder if case.padded else BatchBuilder)(
+        toy_encoder(case.train.max_length), TASK, method, case.train
+    )
     sizes = plan_sizes(case.train, TASK, method, case.workers)
     return builder, make_schedule(case.train, sizes, builder, seed=case.seed)
 
