@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.config import SweepConfig
 from orchestrator.finetune import FinetuneConfig
+from orchestrator.scenario_config import AuthorsScenario
 
 PAGE = Path(__file__).with_name("configuration.md")
 Schema = dict[str, Any]
@@ -37,7 +38,7 @@ def page() -> str:
     sweep, finetune = SweepConfig.model_json_schema(), FinetuneConfig.model_json_schema()
     parts = [HEAD, f"## A sweep\n\n{_table(sweep, '', sweep)}", *_sections(sweep)]
     parts += [FINETUNE_HEAD, _table(finetune, "", finetune), *_sections(finetune, without=_names(sweep), level="###")]
-    parts.append(_other_defaults(finetune, sweep))
+    parts.append(_other_defaults(sweep))
     return "\n".join(part.strip() + "\n" for part in parts)
 
 
@@ -67,14 +68,17 @@ def _sections(root: Schema, *, without: frozenset[str] = frozenset(), level: str
         yield f"{heading}\n\n{model.get('description', '')}\n\n{_table(model, f'{key}.', root)}"
 
 
-def _other_defaults(finetune: Schema, sweep: Schema) -> str:
+def _other_defaults(sweep: Schema) -> str:
+    from_nothing = FinetuneConfig(scenario=AuthorsScenario()).model_dump(mode="json")
     changed = [
         f"- `{key}.{name}={json.dumps(value)}`"
         for key in ("train", "zero")
-        for name, value in finetune["properties"][key]["default"].items()
+        for name, value in from_nothing[key].items()
         if value != sweep["properties"][key]["default"][name]
     ]
-    return "Defaults that differ from a sweep's; they suit a tiny model from nothing:\n\n" + "\n".join(changed)
+    return "Without `base`, defaults that differ from a sweep's; they suit a tiny model from nothing:\n\n" + "\n".join(
+        changed
+    )
 
 
 def _names(root: Schema) -> frozenset[str]:
