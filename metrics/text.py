@@ -25,6 +25,14 @@ def rouge_1_recall(output: str, truth: str) -> float:
     return _recall("rouge1", output, truth)
 
 
+def rouge_l_f1(output: str, truth: str) -> float:
+    """Harmonic mean of ROUGE-L recall and precision, in [0, 1]; unlike recall it falls where the output rambles.
+
+    Words are stemmed by Porter; 0 where either text has no word. Source: rougeL F1 of `rouge_score`.
+    """
+    return float(_scorer("rougeL").score(target=truth, prediction=output)["rougeL"].fmeasure)
+
+
 def token_entropy(tokens: Sequence[str]) -> float:
     """Unigram entropy of one output's tokens in bits over log2(number of tokens), in [0, 1]; low means repetition.
 

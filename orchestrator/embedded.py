@@ -15,7 +15,7 @@ from pathlib import Path
 from orchestrator.base_config import EMBEDDED
 from orchestrator.config import SweepConfig
 from orchestrator.finetune import CARD, FinetuneConfig
-from orchestrator.scenario_config import AuthorsScenario
+from orchestrator.scenario_config import AuthorsScenario, ScenarioConfig
 from orchestrator.scenarios.authors import entailment_pairs, general_facts, generate_corpus
 from orchestrator.scenarios.load import load_training_rows
 
@@ -49,7 +49,7 @@ def prepare(sweep: SweepConfig, say: Callable[[str], None]) -> SweepConfig:
     EmbeddedError: a model could not be made, or does not know its rows by heart.
     """
     recipes = plan(sweep)
-    _make([recipe for recipe in recipes.values() if not recipe.is_made], say)
+    make([recipe for recipe in recipes.values() if not recipe.is_made], say)
     folders = {key: str(recipe.folder) for key, recipe in recipes.items()}
     model, evaluation = sweep.model, sweep.evaluation
     if "target" in folders:
@@ -75,6 +75,11 @@ def plan(sweep: SweepConfig) -> dict[str, Recipe]:
     if sweep.model.retain_models == EMBEDDED:
         recipes |= {name: _model(cache, scenario, name) for name in sweep.forget_sets}
     return recipes
+
+
+def judge_recipe(cache: Path, scenario: ScenarioConfig) -> Recipe:
+    """The embedded entailment judge. It is made from the authors' corpus, whatever is forgotten."""
+    return _judge(cache, scenario if isinstance(scenario, AuthorsScenario) else AuthorsScenario())
 
 
 def _model(cache: Path, scenario: AuthorsScenario, without: str | None) -> Recipe:
@@ -106,8 +111,8 @@ def _hash(*parts: object) -> str:
     return hashlib.sha256(json.dumps([_RECIPE, *parts], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _make(recipes: Sequence[Recipe], say: Callable[[str], None]) -> None:
-    """Run the recipes, one process with one thread for each core."""
+def make(recipes: Sequence[Recipe], say: Callable[[str], None]) -> None:
+    """Run the recipes, one process with one thread for each core. EmbeddedError: a process failed."""
     if not recipes:
         return
     say(f"making {', '.join(recipe.label for recipe in recipes)} (once; kept in {recipes[0].folder.parent})")

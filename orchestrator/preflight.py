@@ -14,7 +14,7 @@ from orchestrator.config import SweepConfig, num_trials, trial_config
 from orchestrator.load_config import ConfigError
 from orchestrator.scenarios.base import DataError, Task
 from orchestrator.scenarios.load import load_tasks
-from orchestrator.trial_config import TinyModel, downstream_tasks
+from orchestrator.trial_config import ModelConfig, TinyModel, downstream_tasks
 from orchestrator.tuning.resources import Node
 from orchestrator.worker.batches import Encoder
 from orchestrator.worker.downstream import check_downstream
@@ -46,7 +46,7 @@ def check(sweep: SweepConfig) -> dict[str, tuple[Task, ...]]:
     return tasks
 
 
-def check_storage(root: Path) -> None:
+def check_storage(root: Path, key: str = "storage") -> None:
     """ConfigError: the folder cannot be made or written to."""
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def check_storage(root: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise ConfigError(f"storage: cannot write to {root} ({error.strerror}); set storage=FOLDER") from error
+        raise ConfigError(f"{key}: cannot write to {root} ({error.strerror}); set {key}=FOLDER") from error
 
 
 def check_exists(key: str, path: str) -> None:
@@ -70,7 +70,7 @@ def check_model(key: str, path: str) -> None:
         if path.startswith(("/", ".", "~")) or path.count("/") > 1:
             check_exists(key, path)
         return
-    if not (folder / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise ConfigError(f"{key}: {folder} has no config.json; name a folder that save_pretrained wrote")
     if not list(folder.glob("*.safetensors")):
         raise ConfigError(f"{key}: {folder} has no weights (*.safetensors); save the model with safetensors")
@@ -102,7 +102,7 @@ def check_lengths(sweep: SweepConfig, tasks: dict[str, tuple[Task, ...]], tokeni
         for encoder, section, label, rows in groups:
             for index, row in enumerate(rows):
                 if (section, row.question) not in seen:
-                    _check_length(encoder, row.question, f"{label} {index}", f"{section}.max_length")
+                    check_length(encoder, row.question, f"{label} {index}", f"{section}.max_length")
                     seen.add((section, row.question))
 
 
@@ -165,7 +165,8 @@ def _in_words(size: int) -> str:
     return f"{size / 2**10:.0f} KiB"
 
 
-def _check_length(encoder: Encoder, question: str, origin: str, key: str) -> None:
+def check_length(encoder: Encoder, question: str, origin: str, key: str) -> None:
+    """DataError naming key and origin: a question that leaves no room for an answer."""
     try:
         encoder.check_question(question)
     except DataError as error:
@@ -205,13 +206,18 @@ def _models(sweep: SweepConfig) -> dict[str, str]:
 
 def load_target_tokenizer(sweep: SweepConfig) -> Any:
     """The target model's tokenizer. ConfigError: there is none, or the hub does not answer."""
-    path = sweep.model.target
+    return load_tokenizer_of("model.target", sweep.model)
+
+
+def load_tokenizer_of(key: str, model: ModelConfig) -> Any:
+    """The tokenizer of a model that `key` named. ConfigError: there is none, or the hub does not answer."""
+    path = model.target
     try:
-        return load_tokenizer(path, trust_remote_code=sweep.model.trust_remote_code)
+        return load_tokenizer(path, trust_remote_code=model.trust_remote_code)
     except ConfigError:
         raise
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"model.target: cannot load the tokenizer of {path}: {str(error).splitlines()[0]}; "
+            f"{key}: cannot load the tokenizer of {path}: {str(error).splitlines()[0]}; "
             "check the name and the network, or name a folder"
         ) from error

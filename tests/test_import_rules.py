@@ -21,7 +21,7 @@ MAY_IMPORT = {
 }
 # What only these places may import; `a.b` means a.b and all below it:
 ONLY_IN = {
-    "mlflow": ("orchestrator/tracking/mlflow_view.py",),
+    "mlflow": ("orchestrator/tracking/mlflow_view.py", "orchestrator/tracking/mlflow_evaluation.py"),
     "optuna": ("orchestrator/tuning/",),
     "ray.tune": ("orchestrator/tuning/",),
     "ray": ("orchestrator/tuning/", "orchestrator/worker/entry.py", "orchestrator/worker/checkpoint.py"),

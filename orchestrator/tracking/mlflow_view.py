@@ -1,4 +1,4 @@
-"""Shows a journal in MLflow. The only file of the project that imports MLflow; everything here can be rebuilt."""
+"""Shows a journal in MLflow. Everything here can be rebuilt."""
 
 import json
 import math
