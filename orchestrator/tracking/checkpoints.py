@@ -9,9 +9,11 @@ from orchestrator.config import CheckpointConfig
 from orchestrator.tracking.journal import CheckpointDeleted, Record, SweepLog, TrialFinished, TrialLog, TrialState
 from orchestrator.tracking.recorder import Recorder
 
+RESUME_FOLDER = "resume"  # in a trial's folder: what it goes on from while it has not ended
+
 
 class CheckpointKeeper:
-    """A listener that deletes the weights that the policy no longer wants.
+    """A listener that deletes the weights that the policy no longer wants, and what an ended trial would resume from.
 
     `pareto` keeps the front of each cell, `all` everything, `none` nothing. `best` keeps the front while the sweep
     runs, because a knee that was overtaken can become the knee again, and only the knees after `conclude`.
@@ -22,6 +24,8 @@ class CheckpointKeeper:
 
     def __call__(self, record: Record) -> None:
         """Look at the cell of a trial that ended."""
+        if isinstance(record, TrialFinished):
+            shutil.rmtree(self._sweep_dir / "trials" / record.key / RESUME_FOLDER, ignore_errors=True)
         if isinstance(record, TrialFinished) and self._policy != "all":
             log = self._recorder.log
             started = log.trials[record.key].started

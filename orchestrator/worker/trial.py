@@ -5,9 +5,9 @@ from their checkpoint, so that a chain that was cut off goes on exactly as one t
 """
 
 import gc
-import shutil
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from metrics.suites import forget_quality_from_ratios, forget_quality_metrics, summarise_chain
+from metrics.suites import forget_quality_from_ratios, forget_quality_metrics
 from orchestrator.analysis.pareto import is_dominated
 from orchestrator.base_config import Config, Value
-from orchestrator.scenarios.base import EvaluationSet, SetKind, Task
+from orchestrator.scenarios.base import Task
+from orchestrator.tracking.checkpoints import RESUME_FOLDER
 from orchestrator.tracking.journal import (
     ObjectiveRecord,
     StepRecord,
@@ -28,6 +29,7 @@ from orchestrator.tracking.journal import (
     TrialState,
 )
 from orchestrator.trial_config import TrialConfig
+from orchestrator.worker.chain import as_after, asked_after, chain_metrics, task_metrics
 from orchestrator.worker.checkpoint import Checkpoint, checkpoint_folder, newest_checkpoint, save_checkpoint
 from orchestrator.worker.downstream import downstream_metrics
 from orchestrator.worker.engine import DeepSpeedEngine
@@ -36,7 +38,6 @@ from orchestrator.worker.evaluation import (
     Scores,
     evaluate,
     example_answers,
-    forget_efficacy,
     read_scores,
     summarise_sets,
     write_scores,
@@ -48,7 +49,6 @@ from orchestrator.worker.training import plan_task, reference_answers, train_tas
 
 SCORES_FILE = "examples.jsonl"
 WEIGHTS_FOLDER = "model"
-RESUME_FOLDER = "resume"
 Report = Callable[[StepsReported | TaskFinished], None]
 
 
@@ -97,8 +97,6 @@ def run_trial(job: TrialJob, parts: WorkerParts, report: Report) -> TrialFinishe
             objectives=tuple(objective.worst for objective in job.objectives),
             error=str(error),
         )
-    if dist.get_rank() == 0:
-        shutil.rmtree(job.folder / RESUME_FOLDER, ignore_errors=True)
     _free_memory()
     return result.model_copy(update={"seconds": clock.seconds})
 
@@ -113,12 +111,24 @@ class _Chain:
     clock: Clock
     tasks: tuple[Task, ...]
     scores: Scores = field(default_factory=dict)
-    done: list[TaskFinished] = field(default_factory=list)
-    steps: list[StepRecord] = field(default_factory=list)
+    records: list[StepsReported | TaskFinished] = field(default_factory=list)
 
     @property
     def config(self) -> TrialConfig:
         return self.job.config
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether tasks are reported one by one; a chain may have a single task."""
+        return self.config.scenario.name == "continual"
+
+    @property
+    def done(self) -> list[TaskFinished]:
+        return [record for record in self.records if isinstance(record, TaskFinished)]
+
+    @property
+    def num_steps(self) -> int:
+        return sum(len(record.steps) for record in self.records if isinstance(record, StepsReported))
 
     def run(self) -> Any:
         """The model after the last task, its scores in `scores`. NotFiniteError: as train_task and evaluate."""
@@ -132,7 +142,7 @@ class _Chain:
             _free_memory()
             model = self._forget(index, self._load(start), answers)
             self._evaluate(index, model)
-            if len(self.tasks) > 1:
+            if self.is_chain:
                 self._record_task(index, self.scores)
             if index < len(self.tasks) - 1:
                 start = self._save(model)
@@ -140,20 +150,18 @@ class _Chain:
 
     def metrics(self) -> dict[str, float]:
         """What the trial is judged by."""
-        if len(self.tasks) == 1:
-            (task,) = self.tasks
-            return summarise_sets(self.scores, task.evaluation) | self._forget_quality(task)
-        last = self.done[-1].metrics
-        final = [last[f"task{number}/forget_efficacy"] for number in range(1, len(self.tasks))]
-        return summarise_chain([task.metrics for task in self.done], [*final, last["forget_efficacy"]])
+        if self.is_chain:
+            return chain_metrics([task.metrics for task in self.done])
+        (task,) = self.tasks
+        return summarise_sets(self.scores, task.evaluation) | self._forget_quality(task)
 
     def _only_score(self, model: Any) -> Any:
         """Nothing changes from task to task: one look at all of them is enough."""
         last = len(self.tasks) - 1
         self._evaluate(last, model)
-        if last:
+        if self.is_chain:
             for index in range(len(self.tasks)):
-                self._record_task(index, _as_if_last(self.scores, index, last))
+                self._record_task(index, as_after(self.scores, index, last))
         return model
 
     def _evaluate(self, index: int, model: Any) -> None:
@@ -191,9 +199,14 @@ class _Chain:
 
     def _take_steps(self, steps: Sequence[StepRecord]) -> None:
         """Steps are numbered over the whole chain."""
-        numbered = [step.model_copy(update={"step": len(self.steps) + i}) for i, step in enumerate(steps)]
-        self.steps += numbered
-        self.report(StepsReported(key=self.job.key, steps=tuple(numbered)))
+        first = self.num_steps
+        numbered = tuple(step.model_copy(update={"step": first + i}) for i, step in enumerate(steps))
+        self._tell(StepsReported(key=self.job.key, steps=numbered))
+
+    def _tell(self, record: StepsReported | TaskFinished) -> None:
+        self.records.append(record)
+        if dist.get_rank() == 0:
+            self.report(record)
 
     def _initial_answers(self) -> list[ReferenceAnswers | None]:
         """With `reference: initial`, what the target model says to every task still to come, else nothing."""
@@ -212,61 +225,51 @@ class _Chain:
 
     def _save(self, model: Any) -> Path:
         """The point to go on from: the weights after the last finished task, and what is known by then."""
-        root = self.job.folder / RESUME_FOLDER
+        root, number = self.job.folder / RESUME_FOLDER, len(self.done)
         with self.clock.phase("save"):
             if dist.get_rank() == 0:
                 state = {
-                    "config": self.config.model_dump(mode="json"),
-                    "tasks": [task.model_dump(mode="json") for task in self.done],
-                    "steps": [step.model_dump(mode="json") for step in self.steps],
+                    "made_by": self._fingerprint(),
+                    "records": [record.model_dump(mode="json") for record in self.records],
+                    "seconds": self.clock.seconds,
                 }
                 tokenizer = self.parts.tokenizer(self.config.model)
-                save_checkpoint(root, len(self.done), partial(save_model, model, tokenizer), state)
+                save_checkpoint(root, number, partial(save_model, model, tokenizer), state)
             dist.barrier()
-        return checkpoint_folder(root, len(self.done))
+        return checkpoint_folder(root, number)
+
+    def _resume(self) -> Path | None:
+        """Take up what an earlier attempt at this trial finished, and report it again as it was."""
+        found: list[Checkpoint | None] = [None]
+        if dist.get_rank() == 0 and self.is_chain:
+            found = [newest_checkpoint(self.job.folder / RESUME_FOLDER)]
+        dist.broadcast_object_list(found)
+        checkpoint = found[0]
+        if checkpoint is None or checkpoint.state["made_by"] != self._fingerprint():
+            return None
+        self.clock.seconds.update(checkpoint.state["seconds"])
+        for values in checkpoint.state["records"]:
+            kind = StepsReported if values["kind"] == "steps_reported" else TaskFinished
+            self._tell(kind.model_validate(values))
+        return checkpoint.folder
+
+    def _fingerprint(self) -> list[Any]:
+        """What must be the same for a checkpoint to be of use: settings, rows, number of workers."""
+        rows = hashlib.sha256(repr(self.tasks).encode()).hexdigest()
+        return [self.config.model_dump(mode="json"), rows, dist.get_world_size()]
 
     def _record_task(self, index: int, scores: Scores) -> None:
         path = self.job.folder / f"examples-task{index + 1}.jsonl"
-        sha256 = write_scores(scores, path) if dist.get_rank() == 0 else ""
         record = TaskFinished(
             key=self.job.key,
             task=index + 1,
             name=self.tasks[index].name,
-            num_steps=len(self.steps),
-            metrics=self._task_metrics(index, scores),
+            num_steps=self.num_steps,
+            metrics=task_metrics(self.tasks[index], scores, [task.metrics for task in self.done]),
             scores_path=str(path.relative_to(self.job.sweep_dir)),
-            scores_sha256=sha256,
+            scores_sha256=write_scores(scores, path) if dist.get_rank() == 0 else None,
         )
-        self.done.append(record)
-        if dist.get_rank() == 0:
-            self.report(record)
-
-    def _task_metrics(self, index: int, scores: Scores) -> dict[str, float]:
-        """The task's own metrics, and how well the tasks before it are still forgotten."""
-        metrics = summarise_sets(scores, self.tasks[index].evaluation)
-        now = {number: forget_efficacy(scores[f"task{number}"]) for number in range(1, index + 1)}
-        if now:
-            fallen = [self.done[number - 1].metrics["forget_efficacy"] - value for number, value in now.items()]
-            metrics["earlier/forget_efficacy"] = sum(now.values()) / len(now)
-            metrics["relapse"] = sum(fallen) / len(fallen)
-        return metrics | {f"task{number}/forget_efficacy": value for number, value in now.items()}
-
-    def _resume(self) -> Path | None:
-        """Take up what an earlier attempt at this trial finished, and report it again."""
-        found: list[Checkpoint | None] = [None]
-        if dist.get_rank() == 0 and len(self.tasks) > 1:
-            found = [newest_checkpoint(self.job.folder / RESUME_FOLDER)]
-        dist.broadcast_object_list(found)
-        checkpoint = found[0]
-        if checkpoint is None or checkpoint.state["config"] != self.config.model_dump(mode="json"):
-            return None
-        self.steps = [StepRecord.model_validate(step) for step in checkpoint.state["steps"]]
-        self.done = [TaskFinished.model_validate(task) for task in checkpoint.state["tasks"]]
-        if dist.get_rank() == 0:
-            self.report(StepsReported(key=self.job.key, steps=tuple(self.steps)))
-            for task in self.done:
-                self.report(task)
-        return checkpoint.folder
+        self._tell(record)
 
     def _forget_quality(self, task: Task) -> dict[str, float]:
         if self.job.retain_scores is not None:
@@ -275,24 +278,6 @@ class _Chain:
         if task.retain_ratios is not None:
             return forget_quality_from_ratios(self.scores["forget"], task.retain_ratios)
         return {}
-
-
-def asked_after(tasks: Sequence[Task], index: int) -> list[EvaluationSet]:
-    """Evaluation sets after a task: its own, and of each earlier task what it had to forget, as `task1`, ..."""
-    earlier = [
-        replace(evaluation_set, name=f"task{number}")
-        for number, task in enumerate(tasks[:index], 1)
-        for evaluation_set in task.evaluation
-        if evaluation_set.kind is SetKind.FORGET
-    ]
-    return [*tasks[index].evaluation, *earlier]
-
-
-def _as_if_last(scores: Scores, number: int, last: int) -> Scores:
-    """Scores of all tasks, asked after the last, as they would be after an earlier one of an unchanging model."""
-    own = "forget" if number == last else f"task{number + 1}"
-    kept = {name: rows for name, rows in scores.items() if not name.startswith("task") or int(name[4:]) <= number}
-    return {**kept, "forget": [replace(score, set_name="forget") for score in scores[own]]}
 
 
 def _record(job: TrialJob, chain: _Chain, metrics: dict[str, float]) -> TrialFinished:

@@ -45,6 +45,7 @@ def test_policy(policy, tmp_path):
     for number, values in enumerate(POINTS):
         key = f"GA/f/t{number:03d}"
         (tmp_path / "trials" / key / "model").mkdir(parents=True)
+        (tmp_path / "trials" / key / "resume" / "000001").mkdir(parents=True)
         started = TrialStarted(key=key, method="GA", forget_set="f", number=number, params={}, config={})
         recorder.record(started)
         path = f"trials/{key}/model"
@@ -52,6 +53,7 @@ def test_policy(policy, tmp_path):
     keeper.conclude()
     on_disk = {number for number in range(5) if (tmp_path / f"trials/GA/f/t{number:03d}/model").is_dir()}
     assert on_disk == KEPT[policy]
+    assert not list(tmp_path.rglob("resume"))  # ended trials are not gone on with
     read_back = load_sweep(tmp_path)
     assert {t.started.number for t in read_back.searched() if t.checkpoint} == KEPT[policy]
     deleted = [record for record in _records(tmp_path) if isinstance(record, CheckpointDeleted)]

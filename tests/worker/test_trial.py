@@ -1,7 +1,7 @@
 """Whole trials without Ray: chains of tasks on one and on two processes, cut off and resumed, with either reference."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -18,6 +18,7 @@ from orchestrator.worker.engine import start_process_group
 from orchestrator.worker.evaluation import read_scores
 from orchestrator.worker.model import save_model
 from orchestrator.worker.parts import WorkerParts
+from orchestrator.worker.reference import ReferenceCache
 from orchestrator.worker.trial import TrialJob, run_trial
 from tests.ray.tiny import make_judge
 from tests.worker.toy import CPU, NAMES, PLACES, toy_model, toy_tokenizer
@@ -103,7 +104,12 @@ CASES = [
     Case("adapters", scenario=INITIAL, lora=LoraConfig()),
     Case("adapters cut 2", scenario=INITIAL, lora=LoraConfig(), stop_at=2),
     Case("adapters again 2", scenario=INITIAL, lora=LoraConfig(), after="adapters cut 2"),
+    Case("adapters onward", lora=LoraConfig()),
+    Case("adapters onward cut 2", lora=LoraConfig(), stop_at=2),
+    Case("adapters onward again 2", lora=LoraConfig(), after="adapters onward cut 2"),
+    Case("one task", scenario=(("num_tasks", 1),)),
     Case("baseline", baseline=True),
+    Case("baseline of two", baseline=True, workers=2),
     Case("diverged", method="GA", learning_rate=1e30),
     *(Case(f"{m} {n}", method=m, scenario=TWO_TASKS, workers=n) for m in ("NPO+GD", "ME+KL") for n in (1, 2)),
 ]
@@ -113,7 +119,7 @@ class Killed(BaseException):
     """Stands for the death of the workers: nothing catches it."""
 
 
-def run_case(case, place):
+def run_case(case, place, parts):
     """What rank 0 of the case reported, and its result."""
     records = []
     folder = place / (case.after or case.name)
@@ -138,7 +144,7 @@ def run_case(case, place):
             raise Killed
 
     try:
-        return records, run_trial(job, WorkerParts(CPU), report)
+        return records, run_trial(job, replace(parts, references=ReferenceCache()), report)
     except Killed:
         return records, None
 
@@ -147,7 +153,8 @@ def _process(index, place):
     group, rank, workers = [("two", 0, 2), ("two", 1, 2), ("one", 0, 1)][index]
     torch.set_num_threads(1)
     start_process_group(rank, workers, f"file://{place}/{group}-store")
-    found = {case.name: run_case(case, place) for case in CASES if case.workers == workers}
+    parts = WorkerParts(CPU)
+    found = {case.name: run_case(case, place, parts) for case in CASES if case.workers == workers}
     if rank == 0:
         torch.save(found, place / f"{group}.pt")
     dist.destroy_process_group()
@@ -195,9 +202,7 @@ def test_every_task_is_forgotten_from_the_last_and_reported(runs, place):
         assert [score.question for score in scores["forget"]] == [
             f"Where was born {name}?" for name in NAMES[(task.task - 1) * TASK_SIZE : task.task * TASK_SIZE]
         ]
-    folder = place / "whole" / "trials" / result.key
-    assert not (folder / "resume").exists()
-    assert (folder / "model" / "model.safetensors").is_file()
+    assert (place / "whole" / "trials" / result.key / "model" / "model.safetensors").is_file()
 
 
 def test_metrics_of_the_chain(runs):
@@ -224,6 +229,7 @@ def test_metrics_of_the_chain(runs):
         *((f"previous again {n}", n, "whole") for n in (1, 2, 3)),
         ("initial again 2", 2, "initial"),
         ("adapters again 2", 2, "adapters"),
+        ("adapters onward again 2", 2, "adapters onward"),
     ],
 )
 def test_a_chain_whose_workers_died_goes_on_after_its_last_whole_task(name, number, expected, runs):
@@ -231,7 +237,8 @@ def test_a_chain_whose_workers_died_goes_on_after_its_last_whole_task(name, numb
     assert nothing is None and len(tasks_of(cut)) == number
     (records, result), (whole, undisturbed) = runs[name], runs[expected]
     # A checkpoint is written after its task is reported: of the last report only the tasks before it are kept.
-    assert len(records[0].steps) == (6 * (number - 1) or 2)
+    assert records[: 4 * (number - 1)] == cut[: 4 * (number - 1)]  # told again as they were, with their times
+    assert records[4 * (number - 1)].time > cut[-1].time
     assert steps_of(records) == steps_of(whole)
     assert tasks_of(records) == tasks_of(whole)
     assert result.metrics == undisturbed.metrics
@@ -251,13 +258,33 @@ def test_adapters_are_trained_from_task_to_task_and_saved_alone(runs, place):
 
 def test_a_damaged_checkpoint_costs_time_but_changes_nothing(runs):
     (records, result), (whole, undisturbed) = runs["damaged again"], runs["whole"]
-    assert len(records[0].steps) == 2  # from the beginning
+    assert records[0].time > runs["damaged cut"][0][-1].time  # from the beginning
     assert steps_of(records) == steps_of(whole) and result.metrics == undisturbed.metrics
 
 
 def test_a_checkpoint_of_other_settings_is_not_taken_up(runs):
     (records, result), (fresh, expected) = runs["other settings again"], runs["initial"]
     assert steps_of(records) == steps_of(fresh) and result.metrics == expected.metrics
+
+
+def test_a_chain_of_one_task_has_the_metrics_of_a_chain(runs):
+    records, result = runs["one task"]
+    (task,) = tasks_of(records)
+    assert result.metrics == task.metrics | {"relapse": 0.0, "forget_efficacy_final": task.metrics["forget_efficacy"]}
+
+
+def test_scores_do_not_depend_on_the_number_of_workers(runs, place):
+    (_, one), (_, two) = runs["baseline"], runs["baseline of two"]
+    first, second = (
+        [score for part in read_scores(place / name / result.scores_path).values() for score in part]
+        for name, result in (("baseline", one), ("baseline of two", two))
+    )
+    assert [score.generation for score in second] == [score.generation for score in first]
+    for ours, theirs in zip(first, second, strict=True):
+        assert theirs.nll_sum == pytest.approx(ours.nll_sum, rel=1e-5)
+        assert theirs.perturbed_nll == pytest.approx(ours.perturbed_nll, rel=1e-5)
+        assert theirs.cosine_similarity == pytest.approx(ours.cosine_similarity, rel=1e-5, abs=1e-6)
+    assert two.metrics == pytest.approx(one.metrics, rel=1e-5, abs=1e-6)
 
 
 def test_references_differ_from_the_second_task_on(runs):
@@ -288,8 +315,7 @@ def test_a_baseline_is_scored_once_for_all_tasks(runs):
     assert result.objectives is None and result.checkpoint is None
 
 
-def test_a_loss_that_is_not_finite_ends_the_chain_in_its_task(runs, place):
+def test_a_loss_that_is_not_finite_ends_the_chain_in_its_task(runs):
     records, result = runs["diverged"]
     assert result.state == TrialState.DIVERGED and "not finite" in result.error
     assert tasks_of(records) == [] and result.objectives == (0.0, 0.0)
-    assert not list((place / "diverged").rglob("resume"))
