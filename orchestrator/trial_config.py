@@ -109,7 +109,11 @@ class EvaluationConfig(Config):
     """What is asked after unlearning, and who judges the answers. Default judges are the paper's."""
 
     max_length: Annotated[int, Field(ge=8)] = Field(200, description="tokens of question and answer together")
-    max_rows_per_set: PositiveInt | None = Field(300, description="evaluation rows of forget and retain sets")
+    max_rows_per_set: PositiveInt | None = Field(
+        300,
+        description="questions of forget and retain sets; none: all. TOFU's authors and facts are asked in full, facts "
+        "beside generated authors are cut too",
+    )
     batch_size: PositiveInt = Field(64, description="texts that one worker scores or generates at once")
     encoder: PathOrName = Field(
         "sentence-transformers/paraphrase-MiniLM-L6-v2", description="sentence encoder of Cosine Similarity"
@@ -154,7 +158,10 @@ def downstream_tasks(scenario: ScenarioConfig, evaluation: EvaluationConfig) -> 
 
 
 def known_metrics(scenario: ScenarioConfig, evaluation: EvaluationConfig) -> dict[str, MetricInfo]:
-    """Every metric that a trial of a scenario can be scored with, and which way is better."""
+    """Every metric that a trial of a scenario can be scored with, and which way is better.
+
+    The worst of downstream tasks is that of accuracies; one that is scored otherwise is no objective (check_downstream).
+    """
     known = metric_directions(scenario.set_kinds, chain=scenario.name == "continual")
     return known | {
         f"downstream/{task}": MetricInfo("maximize", 0.0) for task in downstream_tasks(scenario, evaluation)

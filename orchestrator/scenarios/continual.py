@@ -28,7 +28,7 @@ def load_continual(
 
 
 def continual_training_rows(config: ContinualScenario, without: str | None) -> Rows:
-    """All rows (`without` None), or only those that are left when the tasks of `without` are forgotten.
+    """All rows (`without` None), or only those that are left when the tasks of `without` are forgotten; each row once.
 
     Any forget set and its retain set together are all rows; the last of `retain_sets` is taken. Errors: as
     load_continual.
@@ -41,8 +41,8 @@ def continual_training_rows(config: ContinualScenario, without: str | None) -> R
     known = _file_tasks(config, name)
     if without is None:
         forget, retain = training_splits(config, name, known)[0]
-        return forget + retain
-    return training_splits(config, name, _chosen(config, name, known))[-1][1]
+        return tuple(dict.fromkeys(forget + retain))
+    return tuple(dict.fromkeys(training_splits(config, name, _chosen(config, name, known))[-1][1]))
 
 
 def _file_tasks(config: ContinualScenario, forget_set: str) -> list[str]:

@@ -16,11 +16,18 @@ def load_real_world(
     that are trained on. DataError: a file or row that is missing or cannot be used.
     """
     neighbors = _neighbors(config, forget_set)
-    sets = (
-        EvaluationSet("forget", SetKind.FORGET, _asked(config, forget_set)[:max_rows], real_world=True),
-        EvaluationSet("neighbor", SetKind.RETAIN, _asked(config, neighbors)[:max_rows], real_world=True),
+    asked = {"forget": _asked(config, forget_set), "neighbor": _asked(config, neighbors)}
+    kinds = config.set_kinds
+    sets = tuple(
+        EvaluationSet(name, SetKind(kinds[name]), rows[:max_rows], real_world=True) for name, rows in asked.items()
     )
-    return Task(forget_set, _rows(config, forget_set), _rows(config, neighbors), refusals, sets)
+    notes = tuple(
+        f"{forget_set}: the first {max_rows} of {len(rows)} {name} questions are asked, but the paper asks all; "
+        "set evaluation.max_rows_per_set=null"
+        for name, rows in asked.items()
+        if max_rows is not None and len(rows) > max_rows
+    )
+    return Task(forget_set, _rows(config, forget_set), _rows(config, neighbors), refusals, sets, notes=notes)
 
 
 def real_world_training_rows(config: RealWorldScenario, without: str | None) -> Rows:

@@ -66,12 +66,13 @@ def read_hub(source: str, name: str, *, needs: tuple[str, ...] = ()) -> list[Rec
 def chain_splits(records: Sequence[Record], kept: Rows, names: Sequence[str | None]) -> list[tuple[Rows, Rows]]:
     """Rows to forget and to retain of the tasks of these ids (None: all records are one task), one after another.
 
-    Retained are the rows `kept` and then, in their order, the records of tasks that were not forgotten yet.
+    Retained are the rows `kept` and then, in their order, those records of tasks that were not forgotten yet which
+    `kept` does not hold already.
     """
-    splits = []
+    splits, held = [], set(kept)
     for position, name in enumerate(names):
         gone = names[: position + 1]
-        coming = () if None in gone else tuple(row for row, task in records if task not in gone)
+        coming = () if None in gone else tuple(row for row, task in records if task not in gone and row not in held)
         splits.append((rows_of_task(records, name), kept + coming))
     return splits
 

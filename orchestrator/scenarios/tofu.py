@@ -9,15 +9,17 @@ from orchestrator.scenarios.base import DataError, EvaluationSet, SetKind, Task
 from orchestrator.scenarios.retain_log import read_retain_log, rows_of_log
 from orchestrator.scenarios.rows import Rows, chain_splits, read_split, rows_of_task
 
+_ASKED = ("paraphrased_answer", "perturbed_answer")  # base and wrong answers of the truth ratio
 _FACTS = {"authors": "real_authors_perturbed", "facts": "world_facts_perturbed"}
 
 
 def load_tofu(config: TofuScenario, forget_set: str, refusals: tuple[str, ...], max_rows: int | None) -> Task:
     """The rows of a TOFU forget set.
 
-    With `task_id` only that task's forget rows are forgotten, and the other tasks' rows follow the retain set. Each
-    evaluation set is cut to its first `max_rows` rows, as the official code does, but a retain log chooses and orders
-    the forget questions. DataError: a file, row, set or log that is missing or cannot be used.
+    With `task_id` only that task's forget rows are forgotten, and the other tasks' rows that the retain set lacks come
+    after it. Forget and retain questions are cut to the first `max_rows`, as the official code does, but a retain log
+    chooses and orders the forget questions; authors and facts are asked in full. DataError: a file, row, set or log
+    that is missing or cannot be used.
     """
     (task,) = tofu_tasks(config, forget_set, (config.task_id,), refusals)
     if forget_set in config.retain_logs:
@@ -34,8 +36,9 @@ def tofu_tasks(
     """
     trained = training_splits(config, forget_set, names)
     perturbed = f"{forget_set}_perturbed"
-    asked = read_split(config.source, perturbed, needs=("perturbed_answer",))
-    kept = {"retain": _asked(config, "retain_perturbed")} | {key: _asked(config, name) for key, name in _FACTS.items()}
+    asked = read_split(config.source, perturbed, needs=_ASKED)
+    kept = {"retain": _asked(config, "retain_perturbed", _ASKED)}
+    kept |= {key: _asked(config, name, ("perturbed_answer",)) for key, name in _FACTS.items()}
     kinds = config.set_kinds
     tasks = []
     for name, (forget, retain) in zip(names, trained, strict=True):
@@ -44,21 +47,22 @@ def tofu_tasks(
             if not rows:
                 key = "task_id" if isinstance(config, TofuScenario) else "tasks"
                 raise DataError(f"scenario.{key}: {split} has no rows of task {name!r}; correct the id")
+        _check_asked(config.source, perturbed, sets["forget"], forget)
         evaluation = tuple(EvaluationSet(key, SetKind(kinds[key]), rows) for key, rows in sets.items())
-        notes = _notes(config.source, kept)
+        notes = _notes(config.source, kept) + _overlap_notes(config, forget_set, forget, retain)
         tasks.append(Task(forget_set, forget, retain, refusals, evaluation, name=name or "1", notes=notes))
     return tuple(tasks)
 
 
 def tofu_training_rows(config: TofuScenario, without: str | None) -> Rows:
-    """All rows (`without` None), or only those that are retained when `without` is forgotten.
+    """All rows (`without` None), or only those that are retained when `without` is forgotten; each row once.
 
     Any forget set and its retain set together are all of TOFU; the last of `retain_sets` is taken. DataError: as
     load_tofu.
     """
     name = without or list(config.retain_sets)[-1]
     ((forget, retain),) = training_splits(config, name, (config.task_id,))
-    return retain if without else forget + retain
+    return tuple(dict.fromkeys(retain if without else forget + retain))
 
 
 def training_splits(
@@ -76,14 +80,14 @@ def training_splits(
 
 
 def capped(task: Task, max_rows: int | None, *, source: str) -> Task:
-    """The task with its evaluation sets cut to their first rows, and a note where forget questions fall away.
+    """The task with its forget and retain questions cut to the first, and a note where forget questions fall away.
 
-    The questions of a retain log are all kept.
+    The questions of a retain log are all kept, and those of authors and facts.
     """
     sets, notes = [], list(task.notes)
     for whole in task.evaluation:
         logged = whole.kind is SetKind.FORGET and task.retain_ratios is not None
-        cut = whole if logged else replace(whole, rows=whole.rows[:max_rows])
+        cut = whole if logged or whole.kind is SetKind.FACTS else replace(whole, rows=whole.rows[:max_rows])
         sets.append(cut)
         if whole.kind is SetKind.FORGET and cut != whole:
             numbers = f"the first {len(cut.rows)} of {len(whole.rows)}"
@@ -99,8 +103,35 @@ def _as_logged(task: Task, path: Path) -> Task:
     return replace(task, evaluation=sets, retain_ratios=log.ratios, notes=(*task.notes, note))
 
 
-def _asked(config: TofuScenario | ContinualScenario, name: str) -> Rows:
-    return tuple(row for row, _ in read_split(config.source, name, needs=("perturbed_answer",)))
+def _asked(config: TofuScenario | ContinualScenario, name: str, needs: tuple[str, ...]) -> Rows:
+    return tuple(row for row, _ in read_split(config.source, name, needs=needs))
+
+
+def _check_asked(source: str, name: str, asked: Rows, forget: Rows) -> None:
+    """DataError: a forget question that is not about a row that is forgotten."""
+    known = {row.question for row in forget}
+    for row in asked:
+        if row.question not in known:
+            raise DataError(
+                f"{source}: the question {row.question[:80]!r} of {name} is none of the {len(forget)} forget rows; "
+                "ask only what is forgotten, or correct task_id in the file"
+            )
+
+
+def _overlap_notes(
+    config: TofuScenario | ContinualScenario, forget_set: str, forget: Rows, retain: Rows
+) -> tuple[str, ...]:
+    """Rows that are forgotten and retained at once."""
+    num_both = len(set(forget) & set(retain))
+    if not num_both:
+        return ()
+    remedy = f"name another retain set in scenario.retain_sets.{forget_set}"
+    if isinstance(config, TofuScenario) and config.task_id is None:
+        remedy = f"set scenario.task_id=1, which is TOFU's own split, or {remedy}"
+    return (
+        f"{forget_set}: {num_both} of the {len(forget)} forget rows are among the {len(retain)} retain rows too, so "
+        f"they are forgotten and retained at once; {remedy}",
+    )
 
 
 def _notes(source: str, sets: dict[str, Rows]) -> tuple[str, ...]:

@@ -49,8 +49,8 @@ def test_tasks_are_asked_about_what_they_forget_and_the_utility_sets(folder):
         assert [(s.name, s.kind, len(s.rows), kinds_of(s.rows)) for s in task.evaluation] == [
             ("forget", SetKind.FORGET, 5, [f"forget01 {number}"]),
             ("retain", SetKind.RETAIN, 5, ["kept 0"]),
-            ("authors", SetKind.FACTS, 5, ["authors 0"]),
-            ("facts", SetKind.FACTS, 5, ["facts 0"]),
+            ("authors", SetKind.FACTS, 8, ["authors 0"]),
+            ("facts", SetKind.FACTS, 8, ["facts 0"]),
         ]
         assert all(len(row.perturbed_answers) == 5 for s in task.evaluation for row in s.rows)
         assert {s.name: s.kind.value for s in task.evaluation} == scenario(folder).set_kinds
@@ -76,7 +76,7 @@ def test_tasks_come_in_the_order_of_their_first_rows(folder):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     mixed = [{**row, "task_id": 10 * (index % 3)} for index, row in enumerate(reversed(rows))]
     for name in ("forget01", "forget01_perturbed"):
-        wrong = {"perturbed_answer": ["No."]} if name.endswith("perturbed") else {}
+        wrong = {"paraphrased_answer": "Yes.", "perturbed_answer": ["No."]} if name.endswith("perturbed") else {}
         (folder / f"{name}.json").write_text("".join(json.dumps({**row, **wrong}) + "\n" for row in mixed))
     first, second, third = load(folder)
     assert [first.name, second.name, third.name] == ["0", "10", "20"]

@@ -62,6 +62,12 @@ def test_questions_are_cut_but_training_rows_are_not(max_rows, asked, folder):
     task = load(folder, max_rows=max_rows)
     assert [len(s.rows) for s in task.evaluation] == [asked, asked]
     assert (len(task.forget), len(task.retain)) == (8, 8)
+    told = [
+        f"forget: the first {max_rows} of 8 {name} questions are asked, but the paper asks all; "
+        "set evaluation.max_rows_per_set=null"
+        for name in ("forget", "neighbor")
+    ]
+    assert list(task.notes) == (told if asked < 8 else [])
 
 
 def test_other_names_of_sets(folder):

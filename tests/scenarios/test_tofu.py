@@ -16,10 +16,12 @@ from orchestrator.trial_config import EvaluationConfig
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 SETS = ("forget01", "forget01_perturbed", "retain99", "retain_perturbed", "real_authors_perturbed")
 SETS += ("world_facts_perturbed",)
+WRONG = {"paraphrased_answer": "It is so.", "perturbed_answer": ["No."]}
 
 
 def row(name, number, **changed):
-    record = {"question": f"{name} {number}?", "answer": f"Answer {number}.", "task_id": str(1 + number // 2)}
+    asked = name.replace("forget01_perturbed", "forget01")  # what is forgotten is asked
+    record = {"question": f"{asked} {number}?", "answer": f"Answer {number}.", "task_id": str(1 + number // 2)}
     if name.endswith("perturbed"):
         record |= {"paraphrased_answer": f"It is {number}.", "perturbed_answer": ["No.", "Never."]}
     return record | changed
@@ -56,19 +58,19 @@ def test_files_become_a_task(folder):
     assert questions(task.retain) == [f"retain99 {n}?" for n in range(4)]
     assert task.forget[0] == QARow("forget01 0?", "Answer 0.")
     assert {s.name: (s.kind, questions(s.rows)[0]) for s in task.evaluation} == {
-        "forget": (SetKind.FORGET, "forget01_perturbed 0?"),
+        "forget": (SetKind.FORGET, "forget01 0?"),
         "retain": (SetKind.RETAIN, "retain_perturbed 0?"),
         "authors": (SetKind.FACTS, "real_authors_perturbed 0?"),
         "facts": (SetKind.FACTS, "world_facts_perturbed 0?"),
     }
-    assert task.evaluation[0].rows[1] == QARow("forget01_perturbed 1?", "Answer 1.", "It is 1.", ("No.", "Never."))
+    assert task.evaluation[0].rows[1] == QARow("forget01 1?", "Answer 1.", "It is 1.", ("No.", "Never."))
     assert {s.name: s.kind.value for s in task.evaluation} == tofu(folder).set_kinds
 
 
 @pytest.mark.parametrize(("max_rows", "asked"), [(None, 4), (3, 3), (9, 4)])
 def test_evaluation_sets_are_cut_but_training_rows_are_not(max_rows, asked, folder):
     task = load(folder, max_rows)
-    assert [len(s.rows) for s in task.evaluation] == [asked] * 4
+    assert [len(s.rows) for s in task.evaluation] == [asked, asked, 4, 4]  # authors and facts are asked in full
     assert (len(task.forget), len(task.retain)) == (4, 4)
 
 
@@ -76,8 +78,46 @@ def test_one_task_is_forgotten_and_the_other_tasks_rows_are_retained(folder):
     task = load(folder, task_id="2")
     assert questions(task.forget) == ["forget01 2?", "forget01 3?"]
     assert questions(task.retain) == [f"retain99 {n}?" for n in range(4)] + ["forget01 0?", "forget01 1?"]
-    assert questions(task.evaluation[0].rows) == ["forget01_perturbed 2?", "forget01_perturbed 3?"]
+    assert questions(task.evaluation[0].rows) == ["forget01 2?", "forget01 3?"]
     assert len(task.evaluation[1].rows) == 4
+
+
+def share(folder):
+    """The retain set holds rows 2 and 3 of the forget set besides its own."""
+    shared = [row("forget01", n, task_id=None) for n in (2, 3)]
+    write(folder / "retain99.json", [row("retain99", n) for n in range(4)] + shared)
+
+
+def test_a_row_that_the_retain_set_holds_already_is_retained_once(folder):
+    share(folder)
+    task = load(folder, task_id="1")
+    assert questions(task.forget) == ["forget01 0?", "forget01 1?"]
+    assert questions(task.retain) == [f"retain99 {n}?" for n in range(4)] + ["forget01 2?", "forget01 3?"]
+    assert not [note for note in task.notes if "retained at once" in note]
+
+
+@pytest.mark.parametrize(
+    ("task_id", "counts", "remedy"),
+    [
+        (None, "2 of the 4 forget rows are among the 6", "set scenario.task_id=1, which is TOFU's own split, or name"),
+        ("2", "2 of the 2 forget rows are among the 8", "name"),
+    ],
+)
+def test_rows_that_are_forgotten_and_retained_are_noted(task_id, counts, remedy, folder):
+    share(folder)
+    (note,) = [note for note in load(folder, task_id=task_id).notes if "retained at once" in note]
+    assert note == (
+        f"forget01: {counts} retain rows too, so they are forgotten and retained at once; {remedy} another retain set "
+        "in scenario.retain_sets.forget01"
+    )
+
+
+def test_a_model_is_taught_no_row_twice(folder):
+    share(folder)
+    config = tofu(folder, retain_sets={"forget01": "retain99"})
+    for without, size in ((None, 8), ("forget01", 6)):
+        rows = load_training_rows(config, without)
+        assert len(rows) == len(set(rows)) == size
 
 
 def test_a_numeric_task_id_is_the_same_task(folder):
@@ -147,10 +187,27 @@ def test_lines_end_at_newlines_only(tmp_path):
     assert [(one.question, task) for one, task in read_rows(path)] == [("Q\u2028?", None)]
 
 
-def test_a_question_without_wrong_answers_cannot_be_asked(folder):
-    write(folder / "retain_perturbed.json", [row("retain_perturbed", 0, perturbed_answer=[])])
-    assert error_of(folder) == (
-        f"{folder}/retain_perturbed.json:1 has no perturbed_answer: every question of this set needs it, but it is []"
+@pytest.mark.parametrize("name", ["forget01_perturbed", "retain_perturbed"])
+@pytest.mark.parametrize(("key", "empty"), [("perturbed_answer", []), ("paraphrased_answer", None)])
+def test_a_question_without_wrong_answers_or_paraphrase_cannot_be_asked(key, empty, name, folder):
+    write(folder / f"{name}.json", [row(name, 0), row(name, 1, **{key: empty})])
+    expected = f"{folder}/{name}.json:2 has no {key}: every question of this set needs it, but it is {empty}"
+    assert error_of(folder) == expected
+
+
+def test_authors_and_facts_need_no_paraphrase(folder):
+    for name in ("real_authors_perturbed", "world_facts_perturbed"):
+        write(folder / f"{name}.json", [row(name, 0, paraphrased_answer=None)])
+    assert [s.rows[0].paraphrased_answer for s in load(folder).evaluation[2:]] == [None, None]
+
+
+@pytest.mark.parametrize(("task_id", "forgotten"), [(None, 4), ("1", 2)])
+def test_only_what_is_forgotten_is_asked(task_id, forgotten, folder):
+    asked = [row("forget01_perturbed", n) for n in range(4)] + [row("other", 1, **WRONG, task_id="1")]
+    write(folder / "forget01_perturbed.json", asked)
+    assert error_of(folder, task_id=task_id) == (
+        f"{folder}: the question 'other 1?' of forget01_perturbed is none of the {forgotten} forget rows; ask only "
+        "what is forgotten, or correct task_id in the file"
     )
 
 
@@ -217,7 +274,7 @@ def test_a_data_set_in_the_hubs_layout(tmp_path):
     done = offline(code, tmp_path / "cache", str(tmp_path))
     found, empty, missing = done.splitlines()
     texts = ("Answer {}.", "It is {}.")
-    rows = [QARow(f"forget01_perturbed {n}?", *(t.format(n) for t in texts), ("No.", "Never.")) for n in range(3)]
+    rows = [QARow(f"forget01 {n}?", *(t.format(n) for t in texts), ("No.", "Never.")) for n in range(3)]
     assert found == repr([(one, None) for one in rows])
     assert empty == (
         f"{tmp_path} real_authors_perturbed row 1 has no perturbed_answer: every question of this set needs it, "
@@ -247,7 +304,7 @@ def test_forget_questions_that_fall_away_are_noted(max_rows, task_id, asked, fol
 def test_refusals_are_the_projects_own_or_those_of_a_file(folder):
     evaluation = EvaluationConfig(max_rows_per_set=2)
     (own,) = load_tasks(tofu(folder), evaluation, "forget01")
-    assert len(own.refusals) > 50 and [len(s.rows) for s in own.evaluation] == [2] * 4
+    assert len(own.refusals) > 50 and [len(s.rows) for s in own.evaluation] == [2, 2, 4, 4]
     path = folder / "refusals.txt"
     path.write_text("  I do not know. \n\nNo idea.\n")
     (task,) = load_tasks(tofu(folder, refusals=str(path)), evaluation, "forget01")
@@ -284,10 +341,14 @@ def test_the_small_tofu_folder():
 def test_tasks_of_the_whole_tofu_folder():
     config = tofu(SHARED / "data" / "tofu", retain_sets={"forget10": "retain90"}, task_id="1")
     task = load_tofu(config, "forget10", ("No idea.",), 300)
-    assert (len(task.forget), len(task.retain)) == (400, 3600 + 8 * 400)
+    assert (len(task.forget), len(task.retain)) == (400, 3600)
     assert {s.name: len(s.rows) for s in task.evaluation} == {
         "forget": 300,
         "retain": 300,
         "authors": 100,
         "facts": 117,
     }
+    whole = load_tofu(config.model_copy(update={"task_id": None}), "forget10", ("No idea.",), 300)
+    assert (len(whole.forget), len(whole.retain)) == (3600, 3600)
+    assert any("3200 of the 3600 forget rows are among the 3600 retain rows too" in note for note in whole.notes)
+    assert len(load_training_rows(config, None)) == len(load_training_rows(config, "forget10")) + 400 == 4000
