@@ -223,7 +223,7 @@ class SweepConfig(Config):
             self._check_space(entry)
 
     def _check_space(self, entry: MethodEntry) -> None:
-        label = "search.space" if entry.space is None else f"methods: {entry.name}: space"
+        label = space_label(entry)
         for key, searched in (self.search.space if entry.space is None else entry.space).items():
             if key not in _METHOD_KEYS and not _is_searchable(key, self):
                 raise ValueError(
@@ -271,6 +271,11 @@ def cell_space(sweep: SweepConfig, entry: MethodEntry) -> dict[str, FloatRange |
         for key, searched in (sweep.search.space if entry.space is None else entry.space).items()
         if not key.startswith("method.") or key.removeprefix("method.") in settings
     }
+
+
+def space_label(entry: MethodEntry) -> str:
+    """Where the searched keys of a method stand in a sweep file, for messages."""
+    return "search.space" if entry.space is None else f"methods: {entry.name}: space"
 
 
 def num_combinations(sweep: SweepConfig, entry: MethodEntry) -> int | None:

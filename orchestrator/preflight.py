@@ -1,7 +1,7 @@
 """Checks that need no cluster, before anything is started: data, models, storage, the length of rows."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,11 @@ from safetensors import safe_open
 
 from methods.config import parse_method
 from orchestrator.base_config import EMBEDDED
-from orchestrator.config import SweepConfig, num_trials, trial_config
+from orchestrator.config import MethodEntry, SweepConfig, cell_space, num_trials, space_label, trial_config
 from orchestrator.load_config import ConfigError
 from orchestrator.scenarios.base import DataError, Task
 from orchestrator.scenarios.load import load_tasks
-from orchestrator.trial_config import ModelConfig, TinyModel, downstream_tasks
+from orchestrator.trial_config import ModelConfig, TinyModel, TrainConfig, downstream_tasks
 from orchestrator.tuning.resources import Node
 from orchestrator.worker.batches import Encoder
 from orchestrator.worker.downstream import check_downstream
@@ -33,6 +33,7 @@ def check(sweep: SweepConfig) -> dict[str, tuple[Task, ...]]:
             _check_task(sweep, task)
     for key, path in _models(sweep).items():
         check_model(key, path)
+    check_adapters(sweep)
     check_downstream_tasks(sweep)
     if sweep.evaluation.encoder.startswith(("/", ".", "~")):
         check_exists("evaluation.encoder", sweep.evaluation.encoder)
@@ -78,10 +79,26 @@ def check_model(key: str, path: str) -> None:
         raise ConfigError(f"{key}: {folder} has no tokenizer (tokenizer.json); save the tokenizer there too")
 
 
+def check_adapters(sweep: SweepConfig) -> None:
+    """ConfigError: lora.target_modules has a name that no layer of the target's folder has. Hub names are not asked."""
+    folder = Path(sweep.model.target).expanduser()
+    if sweep.lora is None or sweep.lora.target_modules is None or not (folder / "config.json").is_file():
+        return
+    layers = {name for path in folder.glob("*.safetensors") for name in _adaptable(path)}
+    known = {name.rpartition(".")[2] for name in layers}
+    for target in sweep.lora.target_modules:
+        if target.rpartition(".")[2] not in known:
+            raise ConfigError(
+                f"lora.target_modules: no linear layer but the head of {folder} is called {target!r}; "
+                f"use {', '.join(sorted(known))}"
+            )
+
+
 def check_downstream_tasks(sweep: SweepConfig) -> None:
     """ConfigError: a task that the harness does not know, or a folder of tasks that does not exist."""
     try:
-        check_downstream(downstream_tasks(sweep.scenario, sweep.evaluation), sweep.evaluation)
+        tasks = downstream_tasks(sweep.scenario, sweep.evaluation)
+        check_downstream(tasks, sweep.evaluation, objectives=sweep.objectives)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
@@ -89,21 +106,25 @@ def check_downstream_tasks(sweep: SweepConfig) -> None:
 def check_lengths(sweep: SweepConfig, tasks: dict[str, tuple[Task, ...]], tokenizer: Any) -> None:
     """DataError: a question that leaves no room for an answer, in training or evaluation; names the row."""
     template = template_for(sweep.model.template, tokenizer)
-    shortest = min(trial_config(sweep, entry, sweep.forget_sets[0], {}).train.max_length for entry in sweep.methods)
+    shortest, source = min(
+        (train.max_length, source or "train.max_length")
+        for entry in sweep.methods
+        for source, train in _tried(sweep, entry, "max_length")
+    )
     training = Encoder(tokenizer, template, shortest)
     asked = Encoder(tokenizer, template, sweep.evaluation.max_length)
     seen: set[tuple[str, str]] = set()  # the tasks of a chain share most of their rows
     for task in (task for chain in tasks.values() for task in chain):
         groups = [
-            (training, "train", f"{task.forget_set} row", task.forget),
-            (training, "train", "retain row", task.retain),
-            *((asked, "evaluation", f"evaluation set {one.name} row", one.rows) for one in task.evaluation),
+            (training, source, f"{task.forget_set} row", task.forget),
+            (training, source, "retain row", task.retain),
+            *((asked, "evaluation.max_length", f"evaluation set {one.name} row", one.rows) for one in task.evaluation),
         ]
-        for encoder, section, label, rows in groups:
+        for encoder, key, label, rows in groups:
             for index, row in enumerate(rows):
-                if (section, row.question) not in seen:
-                    check_length(encoder, row.question, f"{label} {index}", f"{section}.max_length")
-                    seen.add((section, row.question))
+                if (key, row.question) not in seen:
+                    check_length(encoder, row.question, f"{label} {index}", key)
+                    seen.add((key, row.question))
 
 
 def this_machine() -> Node:
@@ -148,14 +169,16 @@ def _saved_bytes(sweep: SweepConfig) -> int | None:
 
 def _adapted_sides(path: Path, target_modules: Sequence[str] | None) -> int:
     """Inputs and outputs, summed, of the linear layers in a file of weights that get adapters."""
+    layers = _adaptable(path).items()
+    return sum(sum(shape) for name, shape in layers if not target_modules or name.rpartition(".")[2] in target_modules)
+
+
+def _adaptable(path: Path) -> dict[str, list[int]]:
+    """Names and shapes of the linear layers in a file of weights, without the head."""
     with safe_open(path, framework="np") as weights:
         shapes = {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118 (no mapping)
     layers = {name.removesuffix(".weight"): shape for name, shape in shapes.items() if len(shape) == 2}
-    return sum(
-        sum(shape)
-        for name, shape in layers.items()
-        if not name.endswith(_NOT_ADAPTED) and (target_modules is None or name.rpartition(".")[2] in target_modules)
-    )
+    return {name: shape for name, shape in layers.items() if not name.endswith(_NOT_ADAPTED)}
 
 
 def _in_words(size: int) -> str:
@@ -181,20 +204,35 @@ def _check_task(sweep: SweepConfig, task: Task) -> None:
             raise DataError(f"forget_sets: {name} has no retain rows, which {entry.name} needs")
         if method.needs_refusals and not task.refusals:
             raise ConfigError(f"methods: {entry.name} needs refusals; set scenario.refusals to a file with one a line")
-        train = trial_config(sweep, entry, task.forget_set, {}).train
-        sizes = Sizes(
-            forget=len(task.forget),
-            retain=len(task.retain),
-            refusals=len(task.refusals),
-            batch_size=train.batch_size,
-            micro_batch_size=train.micro_batch_size,
-            num_workers=sweep.resources.workers_per_trial,
-            epochs=train.epochs,
-        )
-        try:
-            plan_steps(sizes, train.convention, seed=sweep.seed)
-        except ValueError as error:
-            raise ConfigError(f"train.batch_size: on {name}, {error}") from error
+        for source, train in _tried(sweep, entry, "batch_size", "micro_batch_size", "epochs"):
+            sizes = Sizes(
+                forget=len(task.forget),
+                retain=len(task.retain),
+                refusals=len(task.refusals),
+                batch_size=train.batch_size,
+                micro_batch_size=train.micro_batch_size,
+                num_workers=sweep.resources.workers_per_trial,
+                epochs=train.epochs,
+            )
+            try:
+                plan_steps(sizes, train.convention, seed=sweep.seed)
+            except ValueError as error:
+                raise ConfigError(f"{source or 'train.batch_size'}: on {name}, {error}") from error
+
+
+def _tried(sweep: SweepConfig, entry: MethodEntry, *names: str) -> Iterator[tuple[str, TrainConfig]]:
+    """Training as a method's first trial has it, then with each bound of each of the `names` that are searched.
+
+    Each with the words for who set it, which are empty for the first.
+    """
+    space = cell_space(sweep, entry)
+    searched = [
+        (key, value) for key in space if key in {f"train.{name}" for name in names} for value in space[key].bounds
+    ]
+    yield "", trial_config(sweep, entry, sweep.forget_sets[0], {}).train
+    for key, value in searched:
+        source = f"{space_label(entry)}.{key}: {value!r} is not acceptable"
+        yield source, trial_config(sweep, entry, sweep.forget_sets[0], {key: value}).train
 
 
 def _models(sweep: SweepConfig) -> dict[str, str]:

@@ -1,11 +1,13 @@
 """What is checked and estimated before anything starts."""
 
+import re
+
 import pytest
 
 from orchestrator import preflight
 from orchestrator.load_config import ConfigError, load_config
 from orchestrator.scenarios.base import EvaluationSet, QARow, SetKind, Task
-from orchestrator.worker.template import load_tokenizer
+from orchestrator.worker.template import load_tokenizer, template_for
 from tests.ray import tiny
 
 
@@ -16,6 +18,13 @@ def target(tmp_path_factory):
 
 def sweep(target, *overrides):
     return load_config("tofu_lora", [f"model.target={target}", "search.trials_per_cell=5", *overrides])
+
+
+def small(target, storage, *overrides):
+    """The quickstart with random models: 40 rows are forgotten."""
+    chosen = [f"storage={storage}", f"model.target={target}", "model.retain_models={}", "forget_sets=[forget10]"]
+    judge = f"evaluation.entailment={target.parent / 'judge'}"
+    return load_config("quickstart", [*chosen, judge, "objectives=[model_utility]", "train.epochs=5", *overrides])
 
 
 @pytest.mark.parametrize(
@@ -56,6 +65,14 @@ def test_disk_of_whole_weights_and_of_chains(target):
         (["methods=[GA, {name: NPO, train: {max_length: 8}}]"], "train.max_length: forget10 row 0: question of"),
         (["evaluation.max_length=8"], "evaluation.max_length: evaluation set forget row 0: question of"),
         (["train.max_length=20"], "train.max_length: retain row 1: question of"),
+        (
+            ["search.space.train.max_length.choices=[8,500]"],
+            r"search.space.train.max_length: 8 is not acceptable: forget10 row 0: question of",
+        ),
+        (
+            ["methods=[GA, {name: NPO, space: {train.max_length: {type: int, low: 20, high: 90}}}]"],
+            "methods: NPO: space.train.max_length: 20 is not acceptable: retain row 1: question of",
+        ),
     ],
 )
 def test_rows_of_every_task_of_a_chain_must_leave_room_for_an_answer(target, overrides, words):
@@ -67,7 +84,78 @@ def test_rows_of_every_task_of_a_chain_must_leave_room_for_an_answer(target, ove
     preflight.check_lengths(sweep(target), {"forget10": chain}, load_tokenizer(str(target)))
 
 
+def test_a_question_leaves_room_for_what_is_generated_not_only_for_what_is_trained(target):
+    tokenizer, row = load_tokenizer(str(target)), QARow("Who?", "Ada.")
+    template = template_for("phi", tokenizer)
+    trained, continued = (
+        len(tokenizer(text)["input_ids"]) for text in (template.prompt("Who?"), "Question: Who?\nAnswer: ")
+    )
+    assert trained < continued
+    task = Task("forget10", (row,), (row,), (), (EvaluationSet("forget", SetKind.FORGET, (row,)),))
+    for length in (trained + 1, continued):
+        config = sweep(target, "model.template=phi", f"evaluation.max_length={length}")
+        with pytest.raises(
+            preflight.DataError, match=f"^evaluation.max_length: .* question of {continued} tokens leaves"
+        ):
+            preflight.check_lengths(config, {"forget10": (task,)}, tokenizer)
+    config = sweep(target, "model.template=phi", f"evaluation.max_length={continued + 1}")
+    preflight.check_lengths(config, {"forget10": (task,)}, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["train.batch_size=1000"], "train.batch_size: on forget10, 5 epochs of 40 forget rows are less than one step"),
+        (
+            ["search.space.train.batch_size.choices=[8,1000]"],
+            "search.space.train.batch_size: 1000 is not acceptable: on forget10, 5 epochs of 40 forget rows are less",
+        ),
+        (
+            ["search.space.train.epochs={low: 0.01, high: 5}"],
+            "search.space.train.epochs: 0.01 is not acceptable: on forget10, 0.01 epochs of 40 forget rows are less",
+        ),
+        (
+            [
+                "methods=[GA, {name: NPO, space: {train.batch_size: {choices: [32, 30]}}}]",
+                "train.convention=paper_code",
+            ],
+            "methods: NPO: space.train.batch_size: 30 is not acceptable: on forget10, paper_code needs batch_size to",
+        ),
+    ],
+)
+def test_a_searched_value_that_makes_a_trial_impossible_is_refused(target, tmp_path, overrides, words):
+    config = small(target, tmp_path, *overrides)
+    with pytest.raises(ConfigError, match=f"^{re.escape(words)}"):
+        preflight.check(config)
+
+
+def test_searched_values_that_all_make_trials(target, tmp_path):
+    space = "search.space.train={batch_size: {choices: [8, 40]}, epochs: {low: 1, high: 5}}"
+    assert list(preflight.check(small(target, tmp_path, space))) == ["forget10"]
+
+
+@pytest.mark.parametrize(
+    ("names", "wrong"),
+    [("q_proj,qproj", "qproj"), ("lm_head", "lm_head"), ("self_attn", "self_attn"), ("q_proj", None)],
+)
+def test_adapters_of_layers_that_the_target_has(target, tmp_path, names, wrong):
+    config = small(target, tmp_path, f"lora={{target_modules: [{names}]}}")
+    if wrong is None:
+        assert preflight.check(config)
+        return
+    words = f"lora.target_modules: no linear layer but the head of {target} is called {wrong!r}; use down_proj, gate"
+    with pytest.raises(ConfigError, match=f"^{re.escape(words)}"):
+        preflight.check(config)
+
+
 def test_downstream_tasks_are_known_before_anything_starts(target, tmp_path):
     config = sweep(target, f"evaluation.downstream_tasks={tmp_path / 'none'}", "evaluation.downstream=[facts]")
     with pytest.raises(ConfigError, match="^evaluation.downstream_tasks: .* is no folder"):
         preflight.check_downstream_tasks(config)
+    (tmp_path / "facts.yaml").write_text(
+        "{task: facts, dataset_path: owner/facts, output_type: multiple_choice, metric_list: [{metric: mcc}]}"
+    )
+    folder = f"evaluation.downstream_tasks={tmp_path}"
+    asked = sweep(target, folder, "evaluation.downstream=[facts]", "objectives=[model_utility,downstream/facts]")
+    with pytest.raises(ConfigError, match="^objectives: downstream/facts is scored by mcc"):
+        preflight.check_downstream_tasks(asked)

@@ -25,7 +25,7 @@ def sweep_folder(place, tmp_path):
     overrides = [
         f"storage={tmp_path}", f"scenario.source={place / 'data'}", f"model.target={place / 'target'}",
         "methods=[GA+GD, {name: ME+GD, space: {}, train: {learning_rate: 5.0e-6}}]", "search.trials_per_cell=4",
-        "resources.gpus_per_worker=0",
+        "train.batch_size=8", "resources.gpus_per_worker=0",
     ]  # fmt: skip
     sweep = load_config("real_world_paper", overrides)
     journal = Journal(tmp_path / "sweep" / "journal")

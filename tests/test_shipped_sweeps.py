@@ -69,7 +69,7 @@ def test_dry_runs_on_local_models_and_data(name, place, capsys):
     arguments = [name, "--dry-run", f"storage={place / 'store'}", "resources.gpus_per_worker=0"]
     if name not in ("quickstart", "continual_tiny"):
         data = place / ("real_world" if name.startswith("real_world") else "tofu")
-        arguments += [f"scenario.source={data}", f"model.target={place / 'target'}"]
+        arguments += [f"scenario.source={data}", f"model.target={place / 'target'}", "train.batch_size=8"]
     if name == "tofu_tiny":
         arguments.append("scenario.retain_sets={forget01: retain99}")
     code = main(arguments)
@@ -84,7 +84,7 @@ def test_dry_runs_on_local_models_and_data(name, place, capsys):
 
 def test_dry_run_tells_cells_of_different_budgets_and_a_grid_that_is_cut(place, capsys):
     arguments = ["real_world_paper", "--dry-run", f"storage={place / 'store'}", "resources.gpus_per_worker=0"]
-    arguments += [f"scenario.source={place / 'real_world'}", f"model.target={place / 'target'}"]
+    arguments += [f"scenario.source={place / 'real_world'}", f"model.target={place / 'target'}", "train.batch_size=8"]
     assert main([*arguments, "methods=[GA+GD, {name: ME+GD, space: {}}]"]) == 0
     out = capsys.readouterr().out
     assert "2 methods x 1 forget sets x 1 to 6 trials = 7 trials" in out

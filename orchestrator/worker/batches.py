@@ -50,8 +50,12 @@ class Encoder:
         return self.template.end_id(self.tokenizer)
 
     def check_question(self, question: str) -> int:
-        """Tokens of the prompt. DataError: they leave no room for an answer."""
-        return len(self._checked_prompt(question))
+        """Tokens of what the model continues, or of what carries no labels, if that is more.
+
+        DataError: they leave no room for an answer.
+        """
+        prompts = self.template.generation_prompt(question), self.template.prompt(question)
+        return max(len(self._checked_prompt(prompt, question)) for prompt in prompts)
 
     def generation_ids(self, question: str) -> list[int]:
         """The tokens that the model continues."""
@@ -63,7 +67,7 @@ class Encoder:
         labels: `answer` learns the answer and its end; `text` question and answer; `all` every position, padding too.
         DataError: the question alone fills max_length, which would leave nothing to learn.
         """
-        prompt = self._checked_prompt(question)
+        prompt = self._checked_prompt(self.template.prompt(question), question)
         ids = self._row_ids(prompt, question, answer)[: self.max_length]
         tail = [self.end_id] if len(ids) < self.max_length else []
         if labels == "all":
@@ -76,8 +80,8 @@ class Encoder:
         assert row.num_counted, question
         return row
 
-    def _checked_prompt(self, question: str) -> list[int]:
-        prompt = self._ids(self.template.prompt(question))
+    def _checked_prompt(self, text: str, question: str) -> list[int]:
+        prompt = self._ids(text)
         if len(prompt) >= self.max_length:
             raise DataError(
                 f"question of {len(prompt)} tokens leaves no room for an answer in max_length={self.max_length}; "
