@@ -160,7 +160,7 @@ def downstream_tasks(scenario: ScenarioConfig, evaluation: EvaluationConfig) -> 
 def known_metrics(scenario: ScenarioConfig, evaluation: EvaluationConfig) -> dict[str, MetricInfo]:
     """Every metric that a trial of a scenario can be scored with, and which way is better.
 
-    The worst of downstream tasks is that of accuracies; one that is scored otherwise is no objective (check_downstream).
+    The worst of downstream tasks is that of accuracies; check_downstream lets no other score be an objective.
     """
     known = metric_directions(scenario.set_kinds, chain=scenario.name == "continual")
     return known | {

@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from difflib import get_close_matches
@@ -27,9 +27,11 @@ TASK_METRICS = {
     "triviaqa": "exact_match,remove_whitespace",
     "gsm8k": "exact_match,flexible-extract",
 }
-# For any other task the first of these that it has, else its first metric.
+# For any other task the first of these that it has, else its first metric. Only these are objectives: they lie in
+# [0, 1], so that the 0.0 of a trial that diverged is no better than any score.
 PREFERRED_METRICS = ("acc_norm", "acc", "exact_match", "f1")
 _DATA_KEYS = {"dataset_path", "custom_dataset", "class"}  # where a task's documents can come from
+_FILE_FORMATS = {"json", "csv"}  # a dataset_path that reads the data_files named beside it
 
 
 def downstream_metrics(
@@ -40,7 +42,7 @@ def downstream_metrics(
     Few-shot examples, prompts and seeds of the documents are the harness's own, so that scores compare with published
     ones; `seed` is for tasks that sample their answers. Model, tokenizer and random generators are left as they were.
     Standard errors are left out: they are no objectives, and for accuracies follow from the score and the number of
-    questions. ValueError, DataError: as for check_downstream; a data set cannot be read; a task has no score to raise.
+    questions. ValueError, DataError: as for load_downstream; a task has no score to raise.
     """
     if not tasks:
         return {}
@@ -70,14 +72,31 @@ def downstream_metrics(
     return {f"downstream/{task}": task_metric(results, task) for task in tasks}
 
 
-def check_downstream(tasks: Sequence[str], evaluation: EvaluationConfig) -> None:
+def load_downstream(tasks: Sequence[str], evaluation: EvaluationConfig) -> None:
+    """Read the documents of tasks, which then wait in this process for downstream_metrics; every rank reads its own.
+
+    Random generators are left as they were. ValueError: as for check_downstream; a task runs code that the model
+    writes. DataError: a data set cannot be read.
+    """
+    if tasks:
+        with _quiet(), _restored_generators():
+            _load(tuple(tasks), _folder(evaluation))
+
+
+def check_downstream(tasks: Sequence[str], evaluation: EvaluationConfig, *, objectives: Sequence[str] = ()) -> None:
     """What can be known of downstream tasks without a network and a model; nothing is loaded where none are asked.
 
-    ValueError: the folder of task definitions does not exist; a task is unknown, or is a collection without a score.
+    ValueError: the folder of task definitions does not exist; a task is unknown, is a collection without a score, or
+    has no metric that is better when higher; an objective `downstream/<task>` has none of PREFERRED_METRICS.
+    DataError: documents in files of this machine cannot be read.
     """
-    if tasks and (evaluation.downstream_tasks is not None or not set(tasks) <= set(DOWNSTREAM)):
-        with _quiet():
-            _known(tuple(tasks), _folder(evaluation))
+    if not tasks or (evaluation.downstream_tasks is None and set(tasks) <= set(DOWNSTREAM)):
+        return
+    with _quiet():
+        index = _known(tuple(tasks), _folder(evaluation)).task_index
+        for name in tasks:
+            _check_score(name, _raised_metrics(name, index), is_objective=f"downstream/{name}" in objectives)
+    load_downstream([name for name in tasks if all(_is_local(part) for _, part in _parts(index, name))], evaluation)
 
 
 def task_metric(results: Mapping[str, Any], task: str) -> float:
@@ -94,11 +113,7 @@ def task_metric(results: Mapping[str, Any], task: str) -> float:
         if is_score and higher_is_better.get(metric) is not False:
             scores[key] = float(value)
     if not scores:
-        found = ", ".join(results["results"][task])
-        raise ValueError(
-            f"evaluation.downstream: task {task!r} has no score that is better when higher (it gives {found}); "
-            "take it off evaluation.downstream"
-        )
+        raise _no_score(task, results["results"][task])
     by_metric = {key.partition(",")[0]: key for key in reversed(scores)}  # the first filter of each metric
     preferred = [by_metric[metric] for metric in PREFERRED_METRICS if metric in by_metric]
     wanted = [key for key in (TASK_METRICS.get(task),) if key in scores]
@@ -108,6 +123,8 @@ def task_metric(results: Mapping[str, Any], task: str) -> float:
 @lru_cache(maxsize=1)
 def _load(tasks: tuple[str, ...], folder: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tasks with their documents, and groups, by name; kept for the next trial of this process."""
+    from datasets.exceptions import DatasetsError  # noqa: PLC0415  (seconds to import)
+
     manager = _known(tasks, folder)
     _seed_generators(0)  # some tasks shuffle their choices as they are loaded
     found: dict[str, Any] = {}
@@ -115,7 +132,7 @@ def _load(tasks: tuple[str, ...], folder: str | None) -> tuple[dict[str, Any], d
     for name in tasks:
         try:
             loaded = manager.load([name])
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, DatasetsError) as error:
             paths = {str((part or {}).get("dataset_path")) for _, part in _parts(manager.task_index, name)}
             raise DataError(
                 f"evaluation.downstream: task {name!r} cannot be loaded from the data set {', '.join(sorted(paths))} "
@@ -155,6 +172,68 @@ def _check_name(name: str, index: Mapping[str, Any]) -> None:
     if members != [name] and not (entry.cfg or {}).get("aggregate_metric_list"):
         shown = ", ".join(members[:5]) + (", ..." if len(members) > 5 else "")
         raise ValueError(f"evaluation.downstream: {name!r} has no score of its own; name its tasks instead: {shown}")
+
+
+def _check_score(name: str, raised: Sequence[str] | None, *, is_objective: bool) -> None:
+    if is_objective and not set(raised or ()) & set(PREFERRED_METRICS):
+        scored = "what only its code knows" if raised is None else ", ".join(raised)
+        raise ValueError(
+            f"objectives: downstream/{name} is scored by {scored}, and an objective needs a score in [0, 1]: "
+            f"{', '.join(PREFERRED_METRICS)}; take it off objectives"
+        )
+
+
+def _no_score(name: str, found: Iterable[str]) -> ValueError:
+    return ValueError(
+        f"evaluation.downstream: task {name!r} has no score that is better when higher (it gives {', '.join(found)}); "
+        "take it off evaluation.downstream"
+    )
+
+
+def _raised_metrics(name: str, index: Mapping[str, Any]) -> list[str] | None:
+    """Metrics of a task or group that are better when higher; None: they stand in code, not in definitions.
+
+    ValueError: all its metrics are better when lower.
+    """
+    directions: dict[str, bool] = {}
+    for _, part in _parts(index, name):
+        if part is None or "class" in part:
+            return None
+        for metric, is_raised in _directions(part).items():
+            directions[metric] = directions.get(metric, False) or is_raised
+    aggregated = (index[name].cfg or {}).get("aggregate_metric_list")
+    if aggregated:
+        asked = [aggregated] if isinstance(aggregated, dict) else aggregated
+        directions = {entry["metric"]: directions.get(entry["metric"], False) for entry in asked}
+    raised = [metric for metric, is_raised in directions.items() if is_raised]
+    if not raised:
+        raise _no_score(name, directions)
+    return raised
+
+
+def _directions(definition: Mapping[str, Any]) -> dict[str, bool]:
+    """Whether a task's metrics are better when higher; one of which nothing is said counts as such, as in scores."""
+    from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY, is_higher_better  # noqa: PLC0415
+
+    metrics = definition.get("metric_list")
+    if metrics is None:
+        output = definition.get("output_type", "generate_until")  # the harness's default
+        metrics = [{"metric": metric} for metric in DEFAULT_METRIC_REGISTRY[output]]
+    found = {}
+    for entry in metrics:
+        name = entry["metric"]
+        if "/" in name:  # a function, as FOLDER/file.function
+            name = name.rpartition(".")[2]
+        higher_is_better = entry.get("higher_is_better")
+        found[name] = (is_higher_better(name) if higher_is_better is None else higher_is_better) is not False
+    return found
+
+
+def _is_local(definition: Mapping[str, Any] | None) -> bool:
+    """Whether a task's documents are in files, so that reading them takes no network."""
+    part = definition or {}
+    data_files = (part.get("dataset_kwargs") or {}).get("data_files")
+    return part.get("dataset_path") in _FILE_FORMATS and data_files is not None and "://" not in str(data_files)
 
 
 def _parts(index: Mapping[str, Any], member: str | Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
@@ -217,6 +296,17 @@ def _restored(model: Any) -> Iterator[None]:
     """Undo what the block does to the model's modes and settings and to every random generator."""
     modes = [(module, module.training) for module in model.modules()]
     use_cache, generation = model.config.use_cache, model.generation_config
+    with _restored_generators():
+        try:
+            yield
+        finally:
+            model.config.use_cache, model.generation_config = use_cache, generation
+            for module, training in modes:
+                module.training = training
+
+
+@contextmanager
+def _restored_generators() -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(_cuda_devices()):
         try:
@@ -224,9 +314,6 @@ def _restored(model: Any) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
-            model.config.use_cache, model.generation_config = use_cache, generation
-            for module, training in modes:
-                module.training = training
 
 
 @contextmanager
@@ -234,6 +321,7 @@ def _quiet() -> Iterator[None]:
     """No progress bars, which the harness draws unasked, and no log lines of it and of the hub but errors."""
     loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub")]
     levels, draw = [logger.level for logger in loggers], tqdm.__init__
+    kept = vars(tqdm)["__init__"]  # what reading the attribute of a partial method gives is made anew each time
 
     def hidden(bar: Any, *args: Any, **kwargs: Any) -> None:
         draw(bar, *args, **{**kwargs, "disable": True})
@@ -244,6 +332,6 @@ def _quiet() -> Iterator[None]:
     try:
         yield
     finally:
-        tqdm.__init__ = draw
+        tqdm.__init__ = kept
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from orchestrator.scenarios.base import DataError
 from orchestrator.trial_config import DOWNSTREAM, EvaluationConfig
-from orchestrator.worker.downstream import check_downstream, downstream_metrics, task_metric
+from orchestrator.worker.downstream import check_downstream, downstream_metrics, load_downstream, task_metric
 from orchestrator.worker.engine import start_process_group
 from tests.worker.toy import FORGET, PLACES, RETAIN, toy_model, toy_tokenizer
 
@@ -66,10 +66,7 @@ def write_task(folder: Path, name: str, documents: list[dict], **settings) -> No
     definition = {
         "task": name,
         "dataset_path": "json",
-        "dataset_kwargs": {
-            "data_files": {"test": str(folder / f"{name}.jsonl")},
-            "cache_dir": str(folder / "cache"),
-        },
+        "dataset_kwargs": {"data_files": {"test": str(folder / f"{name}.jsonl")}, "cache_dir": str(folder / "cache")},
         "test_split": "test",
         "doc_to_text": "{{question}}",
         "metric_list": SCORED,
@@ -95,20 +92,13 @@ def tasks(tmp_path_factory) -> Path:
     write_task(folder, "toy_rest", DOCUMENTS[4:], **TASKS["toy_choice"])
     write_task(folder, "toy_fewshot", DOCUMENTS, **TASKS["toy_logprob"], num_fewshot=2, fewshot_split="test")
     write_task(folder, "toy_hub", [], **TASKS["toy_choice"] | {"dataset_path": "owner/unreachable"})
-    write_task(
-        folder,
-        "toy_too_long",
-        answered,
-        **TASKS["toy_answer"] | {"generation_kwargs": {"until": ["\n"], "max_gen_toks": 1000}},
-    )
-    write_task(
-        folder,
-        "toy_perplexity",
-        DOCUMENTS,
-        output_type="loglikelihood",
-        doc_to_target="{{choices[label]}}",
-        metric_list=[{"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False}],
-    )
+    too_long = TASKS["toy_answer"] | {"generation_kwargs": {"until": ["\n"], "max_gen_toks": 1000}}
+    write_task(folder, "toy_too_long", answered, **too_long)
+    perplexity = [{"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False}]
+    settings = {"output_type": "loglikelihood", "doc_to_target": "{{choices[label]}}", "metric_list": perplexity}
+    write_task(folder, "toy_perplexity", DOCUMENTS, **settings)
+    mcc = [{"metric": "mcc", "aggregation": "matthews_corrcoef", "higher_is_better": True}]
+    write_task(folder, "toy_mcc", DOCUMENTS, **TASKS["toy_choice"] | {"metric_list": mcc})
     aggregate = [{"metric": "acc", "weight_by_size": True}]
     group = {"group": "toy_group", "task": ["toy_first", "toy_rest"], "aggregate_metric_list": aggregate}
     (folder / "toy_group.yaml").write_text(yaml.safe_dump(group))
@@ -202,6 +192,21 @@ def draws() -> list[float]:
     return [random.random(), float(np.random.rand()), *torch.rand(3).tolist()]
 
 
+def next_draws() -> list[float]:
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    expected = draws()
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+    return expected
+
+
+def copied(tasks: Path, folder: Path, *files: str) -> EvaluationConfig:
+    for name in files:
+        (folder / name).write_text((tasks / name).read_text().replace(str(tasks), str(folder)))
+    return evaluation(folder)
+
+
 @pytest.mark.parametrize("task", ["toy_choice", "toy_answer", "toy_too_long"])
 def test_everything_is_left_as_it_was(tasks, task):
     """toy_too_long asks for more tokens than the model has positions, and raises."""
@@ -212,14 +217,11 @@ def test_everything_is_left_as_it_was(tasks, task):
     weights = [parameter.data_ptr() for parameter in model.parameters()]
     generation, config = model.generation_config, model.config.to_dict()
     before = tokenizer.padding_side, tokenizer.pad_token, tokenizer.add_bos_token, tokenizer("Ada")["input_ids"]
-    loggers, draw = [logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub")], tqdm.__init__
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub")]
+    draw = vars(tqdm)["__init__"]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    expected = draws()
-    random.setstate(states[0])
-    np.random.set_state(states[1])
-    torch.set_rng_state(states[2])
+    expected = next_draws()
     if task == "toy_too_long":
         with pytest.raises(AssertionError, match="max tokens to generate"):
             downstream_metrics(model, tokenizer, [task], evaluation(tasks), seed=7)
@@ -232,7 +234,7 @@ def test_everything_is_left_as_it_was(tasks, task):
     assert model.config.to_dict() == config
     after = tokenizer.padding_side, tokenizer.pad_token, tokenizer.add_bos_token, tokenizer("Ada")["input_ids"]
     assert after == before
-    assert ({logger.level for logger in loggers}, tqdm.__init__) == ({logging.WARNING}, draw)
+    assert ({logger.level for logger in loggers}, vars(tqdm)["__init__"]) == ({logging.WARNING}, draw)
 
 
 def test_nothing_is_written_to_the_terminal(tasks, capfd, caplog):
@@ -242,17 +244,20 @@ def test_nothing_is_written_to_the_terminal(tasks, capfd, caplog):
 
 
 def test_tasks_are_read_once_in_a_process(tasks, tmp_path):
-    for name in ("toy_choice.yaml", "toy_choice.jsonl"):
-        (tmp_path / name).write_text((tasks / name).read_text().replace(str(tasks), str(tmp_path)))
-    call = (toy_model(), toy_tokenizer(), ["toy_choice"], evaluation(tmp_path))
-    first = downstream_metrics(*call, seed=0)
+    """With or without a model; random generators are left as they were."""
+    config = copied(tasks, tmp_path, "toy_choice.yaml", "toy_choice.jsonl")
+    expected = next_draws()
+    load_downstream(["toy_choice"], config)
+    assert draws() == expected
     for name in ("toy_choice.yaml", "toy_choice.jsonl"):
         (tmp_path / name).unlink()
-    assert downstream_metrics(*call, seed=1) == first
+    call = (toy_model(), toy_tokenizer(), ["toy_choice"])
+    assert downstream_metrics(*call, config, seed=0) == downstream_metrics(*call, evaluation(tasks), seed=0)
 
 
 def test_no_tasks_give_no_metrics():
     assert downstream_metrics(None, None, (), EvaluationConfig(), seed=0) == {}
+    load_downstream((), EvaluationConfig(downstream_tasks="nowhere"))
 
 
 def _rank(rank: int, store: str, folder: str, out: str) -> None:
@@ -265,7 +270,7 @@ def _rank(rank: int, store: str, folder: str, out: str) -> None:
         for limit in (None, 1)
     }
     with pytest.raises(DataError) as raised:
-        downstream_metrics(*call, ["toy_hub"], evaluation(folder), seed=0)
+        load_downstream(["toy_hub"], evaluation(folder))
     torch.save((found, str(raised.value)), f"{out}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -357,6 +362,46 @@ def test_check_names_what_is_wrong(tasks, tmp_path):
         check_downstream(["ai2_arc"], EvaluationConfig())
     with pytest.raises(ValueError, match=r"evaluation\.downstream_tasks: .*nowhere is no folder"):
         check_downstream(LOCAL, evaluation(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("task", "metric"), [("toy_mcc", "mcc"), ("toy_logprob", "logprob"), ("cola", "mcc"), ("squadv2", "only its code")]
+)
+def test_only_a_score_between_zero_and_one_is_an_objective(tasks, task, metric):
+    """A trial that diverged is given 0.0, which is more than many a log-probability or correlation."""
+    config = evaluation(tasks)
+    names = [task, "toy_choice", "toy_answer", "toy_group", "gsm8k"]
+    check_downstream(names, config, objectives=["model_utility", *(f"downstream/{name}" for name in names[1:])])
+    with pytest.raises(ValueError, match=rf"^objectives: downstream/{task} is scored by .*{metric}.*acc_norm, acc"):
+        check_downstream(names, config, objectives=["model_utility", f"downstream/{task}"])
+
+
+@pytest.mark.parametrize("task", ["toy_perplexity", "wikitext"])
+def test_a_task_without_a_metric_to_raise_is_refused_before_anything_is_scored(tasks, task):
+    """wikitext says nothing of directions: its metrics have their own."""
+    with pytest.raises(ValueError, match=rf"^evaluation\.downstream: task '{task}' has no score that.*perplexity"):
+        check_downstream(["toy_choice", task], evaluation(tasks))
+
+
+def test_metrics_of_a_task_that_lists_none_are_those_of_its_kind(tasks, tmp_path):
+    definition = yaml.safe_load((tasks / "toy_choice.yaml").read_text()) | {"metric_list": None}
+    kinds = ("multiple_choice", "generate_until", "loglikelihood_rolling")
+    for kind in kinds:
+        (tmp_path / f"{kind}.yaml").write_text(yaml.safe_dump({**definition, "task": kind, "output_type": kind}))
+    check_downstream(kinds[:2], evaluation(tmp_path), objectives=[f"downstream/{kind}" for kind in kinds[:2]])
+    with pytest.raises(ValueError, match="it gives word_perplexity, byte_perplexity, bits_per_byte"):
+        check_downstream(kinds, evaluation(tmp_path))
+
+
+@pytest.mark.parametrize("content", [None, "{no json"])
+def test_files_of_this_machine_are_read_beforehand_and_the_hub_is_not_asked(tasks, tmp_path, content):
+    """toy_hub would fail; a file that is not there, or that holds something else, does."""
+    check_downstream(["toy_hub"], evaluation(tasks))
+    config = copied(tasks, tmp_path, "toy_choice.yaml", "toy_hub.yaml")
+    if content is not None:
+        (tmp_path / "toy_choice.jsonl").write_text(content)
+    with pytest.raises(DataError, match=r"^evaluation\.downstream: task 'toy_choice' cannot be loaded"):
+        check_downstream(["toy_hub", "toy_choice"], config)
 
 
 def test_the_harness_is_not_loaded_where_its_tasks_are_known_by_name():
