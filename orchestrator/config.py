@@ -192,6 +192,11 @@ class SweepConfig(Config):
         for label, name in known.items():
             if name not in self.forget_sets:
                 raise ValueError(f"{label} is no forget set of this sweep ({', '.join(self.forget_sets)})")
+            if f"model.retain_models: {name}" in known and f"scenario.retain_logs: {name}" in known:
+                raise ValueError(
+                    f"scenario.retain_logs: {name} has a retain model in model.retain_models too, and Forget Quality "
+                    "compares with one; name the model or its log"
+                )
 
     def _check_objectives(self) -> None:
         known = known_metrics(self.scenario, self.evaluation)
@@ -205,9 +210,12 @@ class SweepConfig(Config):
                 logs = self.scenario.retain_logs if self.scenario.name == "tofu" else {}
                 missing = [name for name in self.forget_sets if name not in {*self.model.retain_models, *logs}]
                 if missing:
+                    remedy = "model.retain_models" + (
+                        " or scenario.retain_logs" if self.scenario.name == "tofu" else ""
+                    )
                     raise ValueError(
                         f"objectives: {objective} compares with a retain model, and {', '.join(missing)} has "
-                        "none; set model.retain_models"
+                        f"none; set {remedy}"
                     )
 
     def _check_methods(self) -> None:

@@ -45,6 +45,7 @@ from orchestrator.tuning.search import Search, SearchError, ray_session
 
 _VERSIONS = ("lethe-unlearning", "ray", "torch", "transformers", "deepspeed", "optuna", "mlflow")
 _RESUMABLE = {"resources", "tracking", "checkpoint", "storage"}
+_GROWING = {"model": ("retain_models",), "scenario": ("retain_sets", "retain_logs")}  # entries by forget set
 _CLOSE_SECONDS = 60.0
 
 
@@ -271,7 +272,7 @@ def _check_resumable(old: SweepConfig, new: SweepConfig) -> None:
     for key in before:
         if key in _RESUMABLE or before[key] == after[key]:
             continue
-        if key == "model" and _only_more_retain_models(before[key], after[key]):
+        if key in _GROWING and _only_grown(before[key], after[key], _GROWING[key], before["forget_sets"]):
             continue
         if key in more and all(item in after[key] for item in before[key]):
             continue
@@ -282,15 +283,23 @@ def _check_resumable(old: SweepConfig, new: SweepConfig) -> None:
         raise ConfigError(
             f"{key}: cannot change when a sweep is resumed (it was {before[key]!r}, now {after[key]!r}); start a new "
             "sweep, or change only search.trials_per_cell (up), resources, tracking, checkpoint, or add methods and "
-            "forget sets"
+            "forget sets (with their retain models, logs and sets)"
         )
 
 
-def _only_more_retain_models(before: dict[str, Any], after: dict[str, Any]) -> bool:
-    """A forget set that is added may bring its retain model."""
-    old, new = before["retain_models"], after["retain_models"]
-    same = {**before, "retain_models": None} == {**after, "retain_models": None}
-    return same and isinstance(old, dict) and isinstance(new, dict) and {**new, **old} == new
+def _only_grown(
+    before: dict[str, Any], after: dict[str, Any], names: Sequence[str], forget_sets: Sequence[str]
+) -> bool:
+    """A forget set that is added may bring its retain model, log or set; those that were there keep theirs."""
+    for key in before.keys() | after.keys():
+        old, new = before.get(key), after.get(key)
+        if old == new:
+            continue
+        if key not in names or not isinstance(old, dict) or not isinstance(new, dict) or {**new, **old} != new:
+            return False
+        if (new.keys() - old.keys()) & set(forget_sets):
+            return False
+    return True
 
 
 def _num_trials(sweep: SweepConfig) -> int:

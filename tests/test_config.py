@@ -219,8 +219,14 @@ def test_a_saved_log_stands_for_a_retain_model(load, message):
     assert load("objectives=[forget_quality]", text=text).scenario.retain_logs["forget10"] == "/logs/b.json"
     one = text.replace(", forget10: /logs/b.json", "")
     assert message("objectives=[forget_quality]", text=one).startswith(
-        "objectives: forget_quality compares with a retain model, and forget10 has none"
+        "objectives: forget_quality compares with a retain model, and forget10 has none; set model.retain_models or "
+        "scenario.retain_logs"
     )
+    assert message("model.retain_models={forget10: /models/retain90}", text=text) == (
+        "scenario.retain_logs: forget10 has a retain model in model.retain_models too, and Forget Quality compares "
+        "with one; name the model or its log"
+    )
+    assert load("model.retain_models={forget10: /models/retain90}", text=one)
 
 
 BAD_FILES = [

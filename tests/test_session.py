@@ -1,6 +1,7 @@
 """What may change when a sweep is resumed, and what may not."""
 
 import io
+import json
 
 import pytest
 from rich.console import Console
@@ -94,3 +95,56 @@ def test_what_would_make_another_sweep(sweep_folder, override):
     key = override.partition("=")[0].partition(".")[0]
     with pytest.raises(ConfigError, match=f"^{key}: cannot change when a sweep is resumed"):
         resume(sweep_folder, override)
+
+
+@pytest.fixture
+def tofu_folder(place, tmp_path):
+    """A sweep of TOFU that was just started: one forget set with its retain set."""
+    if not (place / "tofu").exists():
+        folders.write_tofu(place / "tofu")
+    overrides = [
+        f"storage={tmp_path}", f"scenario.source={place / 'tofu'}", f"model.target={place / 'target'}",
+        "scenario.retain_sets={forget05: retain95}",
+        "methods=[GA]", "forget_sets=[forget05]", "train.batch_size=8", "resources.gpus_per_worker=0",
+        f"evaluation.entailment={place / 'judge'}",
+    ]  # fmt: skip
+    sweep = load_config("tofu_search", overrides)
+    journal = Journal(tmp_path / "sweep" / "journal")
+    journal.append(
+        SweepStarted(
+            name=sweep.name, seed=42, config=sweep.model_dump(mode="json"), cells=(), objectives=(), lookahead=1,
+            versions={}, command="",
+        )
+    )  # fmt: skip
+    journal.close()
+    return tmp_path / "sweep"
+
+
+def test_an_added_forget_set_brings_its_retain_set_and_log(tofu_folder, tmp_path):
+    log = {"set_name": "forget", "question": "Where is Ada of forget01 1?", "base_nll": 1.0, "perturbed_nll": [2.0]}
+    (tmp_path / "log.jsonl").write_text(json.dumps(log) + "\n")
+    grown = ["forget_sets=[forget05, forget01]", "scenario.retain_sets.forget01=retain99"]
+    sweep, _ = resume(tofu_folder, *grown, f"scenario.retain_logs.forget01={tmp_path / 'log.jsonl'}")
+    assert sweep.scenario.retain_sets == {"forget05": "retain95", "forget01": "retain99"}
+    assert list(sweep.scenario.retain_logs) == ["forget01"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("scenario.retain_sets.forget05=retain90",),
+        ("scenario.retain_logs={forget05: log.jsonl}",),
+        ("scenario.task_id=1", "scenario.retain_sets.forget01=retain99"),
+    ],
+)
+def test_a_forget_set_that_was_there_keeps_its_data(tofu_folder, overrides):
+    with pytest.raises(ConfigError, match="^scenario: cannot change when a sweep is resumed"):
+        resume(tofu_folder, *overrides)
+
+
+def test_a_retain_model_comes_with_its_forget_set_only(tofu_folder, place):
+    added = f"model.retain_models.forget01={place / 'retain'}"
+    more = ("forget_sets=[forget05, forget01]", "scenario.retain_sets.forget01=retain99", added)
+    assert set(resume(tofu_folder, *more)[0].model.retain_models) == {"forget01"}
+    with pytest.raises(ConfigError, match="^model: cannot change when a sweep is resumed"):
+        resume(tofu_folder, f"model.retain_models.forget05={place / 'target'}")
