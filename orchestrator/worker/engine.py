@@ -1,8 +1,8 @@
-"""DeepSpeed behind four calls: run, backward, step, release."""
+"""DeepSpeed behind five calls: run, backward, step, and release or close."""
 
+import gc
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -61,13 +61,10 @@ class DeepSpeedEngine:
             state["step"].zero_()
         self._engine.train()
 
-    def run(self, fn: Callable[[Forward], Tensor], *, adapters: bool = True) -> Tensor:
-        """What `fn` makes of the model's outputs, without gradients and in evaluation mode; all ranks together.
-
-        Without adapters a model that has them is its base model, whatever has been trained.
-        """
+    def run(self, fn: Callable[[Forward], Tensor]) -> Tensor:
+        """What `fn` makes of the model's outputs, without gradients and in evaluation mode; all ranks together."""
         self._engine.eval()
-        with torch.no_grad(), nullcontext() if adapters else self._model.disable_adapter():
+        with torch.no_grad():
             value: Tensor = self._engine(fn)
         self._engine.train()
         return value
@@ -85,10 +82,10 @@ class DeepSpeedEngine:
         return None if norm is None else float(norm)
 
     def head(self) -> tuple[Tensor, Tensor | None]:
-        """A frozen copy of the output head: weight (V, H) and bias (V,) or None; all ranks together."""
+        """A copy of the output head on the host: weight (V, H) and bias (V,) or None; all ranks together."""
         head = without_wrapper(self._model).get_output_embeddings()
         with _gathered([p for p in (head.weight, head.bias) if p is not None], self.stage):
-            return head.weight.detach().clone(), None if head.bias is None else head.bias.detach().clone()
+            return _on_host(head.weight), None if head.bias is None else _on_host(head.bias)
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:
         """Element-wise sum over all ranks."""
@@ -106,27 +103,38 @@ class DeepSpeedEngine:
 
         Adapters stay as they are, beside the weights.
         """
-        model = self._whole_model()
+        model = self._model
+        state = self._whole_weights() if self.stage == 3 else None
+        self.close()
+        if state is not None:
+            model = model_with_weights(model, state)
+        return model.to(self.device).eval()
+
+    def close(self) -> None:
+        """End without taking the weights: free gradients and optimizer state. Under ZeRO 3 the model is of no use."""
         self._engine.destroy()
         if self.stage == 3:
             nn.functional.linear = _LINEAR  # DeepSpeed's own rounds otherwise, and stays in place for every model
             _forget_module(self._policy)
+            optimizer = self._engine.optimizer  # outlives the engine with the model, whose hooks refer to it
+            optimizer.optimizer.state.clear()
+            optimizer.optimizer.param_groups.clear()
+            optimizer.fp32_partitioned_groups_flat.clear()
         self._engine = self._policy = None
-        return model.eval()
+        gc.collect()  # the engine and its optimizer refer to each other
 
     @property
     def _model(self) -> Any:
         assert self._policy is not None
         return self._policy.model
 
-    def _whole_model(self) -> Any:
-        if self.stage < 3:
-            return self._model
+    def _whole_weights(self) -> dict[str, Tensor]:
+        """On the host, gathered one by one: beside Adam's state a GPU may have no room for all of them."""
         state = {}
         for name, parameter in self._model.named_parameters():
             with _gathered([parameter], self.stage):
-                state[name] = parameter.detach().clone()
-        return model_with_weights(self._model, state)
+                state[name] = _on_host(parameter)
+        return state
 
 
 def _forget_module(module: Any) -> None:
@@ -146,12 +154,14 @@ def _forget_module(module: Any) -> None:
 
 
 def model_with_weights(like: Any, state: dict[str, Tensor]) -> Any:
-    """A model like `like` with these weights in their own type; buffers (rotary frequencies) keep theirs."""
-    some = next(iter(state.values()))
+    """A model like `like` with these weights, on the host; made in their type, but rotary frequencies keep theirs."""
     old = without_wrapper(like)
-    plain = type(old)(old.config).to(some.device)
-    for parameter in plain.parameters():
-        parameter.data = parameter.data.to(some.dtype)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(next(iter(state.values())).dtype)
+    try:
+        plain = type(old)(old.config)
+    finally:
+        torch.set_default_dtype(default)
     model = wrap(plain, like.peft_config[like.active_adapter]) if has_adapters(like) else plain
     missing, unexpected = model.load_state_dict(state, strict=False)
     plain.tie_weights()
@@ -198,6 +208,10 @@ def _parameter_groups(policy: nn.Module, weight_decay: float) -> list[dict[str, 
             (plain if name.endswith(_NO_DECAY) or parameter.dim() < 2 else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]  # of adapters there are no biases
+
+
+def _on_host(parameter: Tensor) -> Tensor:
+    return parameter.detach().to("cpu", copy=True)
 
 
 def _gathered(parameters: list[Any], stage: int) -> Any:

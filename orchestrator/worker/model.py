@@ -62,7 +62,7 @@ def export_merged(adapter_folder: Path, out: Path, *, trust_remote_code: bool = 
     adapter = _adapter_config(adapter_folder)
     base = _load_base(adapter, adapter_folder, {"dtype": "auto", "trust_remote_code": trust_remote_code})
     merged = _with_adapters_of(base, adapter_folder, adapter).merge_and_unload()
-    save_model(merged, load_tokenizer(str(adapter_folder)), out)
+    save_model(merged, load_tokenizer(str(adapter_folder), trust_remote_code=trust_remote_code), out)
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:

@@ -70,16 +70,16 @@ class ReferenceCache:
     ) -> ReferenceAnswers:
         """The answers for a plan; `key` must name the model, the rows, the plan and what the method needs.
 
-        None: these answers are of no use to anybody else.
+        None: these answers are of no use to anybody else. Their head is on the engine's device.
         """
         if key is None:
-            return _compute(engine, builder, plan)
+            return _with_head_on(engine.device, _compute(engine, builder, plan))
         if key not in self._entries:
             self._entries[key] = _compute(engine, builder, plan)
         self._entries.move_to_end(key)
         while len(self._entries) > self._capacity:
             self._entries.popitem(last=False)
-        return self._entries[key]
+        return _with_head_on(engine.device, self._entries[key])
 
 
 def reference_needs(method: MethodConfig) -> tuple[tuple[Part, ...], bool]:
@@ -107,6 +107,13 @@ def _compute(engine: DeepSpeedEngine, builder: BatchBuilder, plan: Sequence[Step
         stored_logits = next(iter(answers.states.values())).shape[-1] != weight.shape[1]
         answers.head = None if stored_logits else partial(F.linear, weight=weight, bias=bias)
     return answers
+
+
+def _with_head_on(device: torch.device, answers: ReferenceAnswers) -> ReferenceAnswers:
+    if answers.head is None:
+        return answers
+    parts = {name: None if part is None else part.to(device) for name, part in answers.head.keywords.items()}
+    return replace(answers, head=partial(F.linear, **parts))
 
 
 def _batches(

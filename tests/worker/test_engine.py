@@ -1,16 +1,20 @@
 """The DeepSpeed engine and the loop on one and two processes, against each other and against torch alone."""
 
 import math
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from toy import TRAIN, Case, Run, numbers, plain_run, run_cases, toy_model
+from toy import CPU, TRAIN, Case, Run, numbers, plain_run, run_cases, toy_builder, toy_model
+from transformers import LlamaForCausalLM
 
+from methods.outputs import as_outputs
 from orchestrator.trial_config import TrainConfig, ZeroConfig
 from orchestrator.worker.engine import DeepSpeedEngine, deepspeed_config, start_process_group
+from orchestrator.worker.reference import ReferenceCache
 
 REPEATED = ("ME+GD", "NPO+KL", "DPO+GD")
 STAGES = [Case("NPO+KL", stage=stage) for stage in range(4)]
@@ -195,6 +199,64 @@ def _engine_comes_and_goes(rank, store, out):
     engine.release()
     torch.save((replaced, torch.nn.functional.linear is before), out)
     dist.destroy_process_group()
+
+
+class WatchedLlama(LlamaForCausalLM):
+    """Notes for each new model whether Adam's state is alive and in which type weights are made."""
+
+    adam = staticmethod(lambda: None)
+    made: list = []
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.made.append((self.adam() is not None, next(self.parameters()).dtype))
+
+
+def _weights_are_taken(rank, store, out):
+    start_process_group(rank, 1, f"file://{store}")
+    model = toy_model().to(torch.bfloat16)
+    model.__class__ = WatchedLlama
+    builder, schedule = toy_builder(Case("NPO+KL", workers=1))
+    engine = DeepSpeedEngine(model, TRAIN, ZeroConfig(stage=3))
+    cache = ReferenceCache()
+    heads = [cache.answers("key", engine, builder, schedule.steps).head]
+    engine.device = torch.device("meta")  # stands for an accelerator: nothing comes back from it
+    heads.append(cache.answers("key", engine, builder, schedule.steps).head)
+    engine.device = CPU
+    heads.append(cache.answers("key", engine, builder, schedule.steps).head)
+    batch = builder.batch(schedule.steps[0].ranks[0][0]).part("forget")
+    engine.backward(lambda policy: as_outputs(policy(batch)).logits(batch.attention_mask.bool()).sum(), scale=1.0)
+    engine.step(1e-3)
+    state = next(iter(engine._engine.optimizer.optimizer.state.values()))
+    WatchedLlama.adam = staticmethod(weakref.ref(state["exp_avg"]))
+    del state
+    alive = WatchedLlama.adam() is not None
+    engine.release()
+    end = DeepSpeedEngine(toy_model(), TRAIN, ZeroConfig(stage=3))
+    end.close()
+    linear = torch.nn.functional.linear.__module__
+    torch.save((alive, WatchedLlama.made, [head.keywords["weight"] for head in heads], linear), out)
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def taken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("taken")
+    mp.spawn(_weights_are_taken, args=(folder / "store", folder / "out"), nprocs=1, join=True)
+    return torch.load(folder / "out")
+
+
+def test_zero_3_frees_adam_before_it_makes_the_whole_model_in_its_own_type(taken):
+    alive, made, _, linear = taken
+    assert alive
+    assert made == [(False, torch.bfloat16)]
+    assert linear == torch.nn.functional.linear.__module__  # of an engine that was closed
+
+
+def test_the_reference_keeps_heads_on_the_host_and_answers_where_the_engine_is(taken):
+    first, elsewhere, again = taken[2]
+    assert [head.device.type for head in taken[2]] == ["cpu", "meta", "cpu"]
+    assert torch.equal(first, again)
 
 
 def test_zero_3_leaves_the_linear_layers_of_other_models_as_they_were(tmp_path):

@@ -2,7 +2,6 @@
 
 import gc
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 
 import pytest
@@ -129,7 +128,6 @@ class Probe:
     num_models: int
     start: torch.Tensor
     midway: torch.Tensor
-    midway_off: torch.Tensor
     losses: list[float]
     end: torch.Tensor
     released: torch.Tensor
@@ -172,7 +170,7 @@ def _probe(case):
     start = _logits(engine.run, tokens)
     steps = train_steps(engine, build_method(builder.method), builder, schedule, answers)
     losses = [step.loss for step in islice(steps, 2)]
-    midway, midway_off = _logits(engine.run, tokens), _logits(partial(engine.run, adapters=False), tokens)
+    midway = _logits(engine.run, tokens)
     losses += [step.loss for step in steps]
     end = _logits(engine.run, tokens)
     policy = Policy(engine.release())
@@ -180,9 +178,7 @@ def _probe(case):
     with torch.no_grad():
         released = _logits(lambda fn: fn(policy.outputs), tokens)
     undisturbed, calls = deepspeed_run(case, ReferenceCache()), _layer_calls(case, tokens)
-    return Probe(
-        base, base_answers, answers, num_models, start, midway, midway_off, losses, end, released, undisturbed, calls
-    )
+    return Probe(base, base_answers, answers, num_models, start, midway, losses, end, released, undisturbed, calls)
 
 
 def _layer_calls(case, tokens):
@@ -215,13 +211,7 @@ def test_the_reference_needs_no_second_model_and_none_is_left_of_an_engine_befor
     assert [found.num_models for found in probe] == [1, 1]
 
 
-def test_without_adapters_a_model_in_training_is_its_base_model(probe):
-    for found in probe:
-        assert torch.equal(found.midway_off, found.base)
-        assert (found.midway - found.base).abs().max() > 0.1
-
-
-def test_a_look_without_adapters_does_not_disturb_training(probe):
+def test_a_look_does_not_disturb_training(probe):
     for found in probe:
         assert found.losses == [total for total, _, _ in found.undisturbed.losses]
 

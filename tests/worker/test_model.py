@@ -386,6 +386,14 @@ class OddForCausalLM(LlamaForCausalLM):
 """
 
 
+REMOTE_TOKENIZER = """
+from transformers import PreTrainedTokenizerFast
+
+class OddTokenizer(PreTrainedTokenizerFast):
+    pass
+"""
+
+
 def test_code_that_comes_with_a_model_runs_only_if_it_is_trusted(tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     base, marker = base_model(tmp_path / "base", "llama-untied"), tmp_path / "ran"
@@ -401,8 +409,13 @@ def test_code_that_comes_with_a_model_runs_only_if_it_is_trusted(tmp_path, monke
     assert type(model.get_base_model()).__name__ == "OddForCausalLM"
     assert has_adapters(model)
     save_model(model, toy_tokenizer(), tmp_path / "adapters")
+    own_tokenizer = tmp_path / "adapters" / "tokenizer_config.json"
+    code = {"tokenizer_class": "OddTokenizer", "auto_map": {"AutoTokenizer": [None, "odd_tokenizer.OddTokenizer"]}}
+    own_tokenizer.write_text(json.dumps(json.loads(own_tokenizer.read_text()) | code))
+    (tmp_path / "adapters" / "odd_tokenizer.py").write_text(REMOTE_TOKENIZER)
     marker.unlink()
     with pytest.raises(ValueError, match="trust_remote_code"):
         export_merged(tmp_path / "adapters", tmp_path / "out")
     assert not marker.exists()
     export_merged(tmp_path / "adapters", tmp_path / "out", trust_remote_code=True)
+    assert "OddTokenizer" in (tmp_path / "out" / "tokenizer_config.json").read_text()
