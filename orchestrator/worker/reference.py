@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -112,7 +113,7 @@ def _compute(engine: DeepSpeedEngine, builder: BatchBuilder, plan: Sequence[Step
 def _with_head_on(device: torch.device, answers: ReferenceAnswers) -> ReferenceAnswers:
     if answers.head is None:
         return answers
-    parts = {name: None if part is None else part.to(device) for name, part in answers.head.keywords.items()}
+    parts: dict[str, Any] = {k: None if v is None else v.to(device) for k, v in answers.head.keywords.items()}
     return replace(answers, head=partial(F.linear, **parts))
 
 
