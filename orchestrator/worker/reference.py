@@ -113,7 +113,7 @@ def _compute(engine: DeepSpeedEngine, builder: BatchBuilder, plan: Sequence[Step
 def _with_head_on(device: torch.device, answers: ReferenceAnswers) -> ReferenceAnswers:
     if answers.head is None:
         return answers
-    parts: dict[str, Any] = {k: None if v is None else v.to(device) for k, v in answers.head.keywords.items()}
+    parts: Any = {k: None if v is None else v.to(device) for k, v in answers.head.keywords.items()}
     return replace(answers, head=partial(F.linear, **parts))
 
 

@@ -31,7 +31,7 @@ from orchestrator.tracking.journal import (
 from orchestrator.trial_config import TrialConfig
 from orchestrator.worker.chain import as_after, asked_after, chain_metrics, task_metrics
 from orchestrator.worker.checkpoint import Checkpoint, checkpoint_folder, newest_checkpoint, save_checkpoint
-from orchestrator.worker.downstream import downstream_metrics
+from orchestrator.worker.downstream import downstream_metrics, load_downstream
 from orchestrator.worker.engine import DeepSpeedEngine
 from orchestrator.worker.evaluation import (
     NotFiniteError,
@@ -80,6 +80,7 @@ def run_trial(job: TrialJob, parts: WorkerParts, report: Report) -> TrialFinishe
     try:
         with clock.phase("setup"):
             chain = _Chain(job, parts, report, clock, parts.tasks(job.config))
+            load_downstream(job.config.downstream, job.config.evaluation)  # what cannot be read is found out first
         model = chain.run()
         metrics = chain.metrics() | chain.downstream(model)
         result = TrialFinished(key=job.key, state=TrialState.COMPLETE)
@@ -220,7 +221,7 @@ class _Chain:
             for task in self.tasks[len(self.done) :]:
                 plan = plan_task(self.config, task, self.parts)
                 answers.append(reference_answers(self.config, plan, engine, self.parts, shared=True))
-        engine.release()
+        engine.close()
         return answers
 
     def _save(self, model: Any) -> Path:
