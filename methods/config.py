@@ -145,13 +145,14 @@ class MethodConfig(_Config):
         )
 
     @property
-    def reads_padding(self) -> bool:
-        """Whether padded positions change the loss, so that rows must be padded to full length.
+    def padded_parts(self) -> frozenset[Part]:
+        """Parts of which every position is read, padding too, so that rows must be padded to full length.
 
-        Only under `paper_code`: its KL averages over every position, its ME rows carry labels on padding.
+        Only the KL of `paper_code`, which averages over every position.
         """
         retain_type = self.retain.type if self.retain else None
-        return self.convention == "paper_code" and (retain_type == "KL" or self.forget.type in ("ME", "LLMU"))
+        reads_all = self.convention == "paper_code" and (retain_type == "KL" or self.forget.type == "LLMU")
+        return frozenset({"retain"}) if reads_all else frozenset()
 
 
 def parse_method(

@@ -23,7 +23,7 @@ from methods.config import (
     Part,
 )
 from methods.losses import ap_loss, dpo_loss, ga_loss, kl_to_uniform, nll_loss, npo_loss, reference_kl, uniform_kl
-from methods.outputs import Forward, Outputs, as_outputs, counted, label_logps
+from methods.outputs import Forward, Outputs, as_outputs, at_positions, counted, label_logps
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +203,7 @@ def _dpo(inputs: _Inputs, *, beta: float) -> Tensor:
 def _max_entropy(inputs: _Inputs, *, direction: str) -> Tensor:
     mask = counted(inputs.batch.part("forget").labels)
     divergence = uniform_kl if direction == "uniform_to_policy" else kl_to_uniform
-    values = divergence(inputs.outputs("forget").logits(mask))
+    values = at_positions(inputs.outputs("forget"), mask, divergence)
     return values.sum() / (mask.sum() if inputs.counts is None else inputs.counts.forget)
 
 
@@ -211,7 +211,11 @@ def _kl(inputs: _Inputs) -> Tensor:
     labels = inputs.batch.part("retain").labels
     where = torch.ones_like(labels, dtype=torch.bool) if inputs.paper_code else counted(labels)
     frozen = inputs.frozen().outputs("retain", inputs.batch)
-    values = reference_kl(inputs.outputs("retain").logits(where), frozen.logits(where))
+
+    def divergence(logits: Tensor, states: Tensor) -> Tensor:
+        return reference_kl(logits, frozen.head(states))
+
+    values = at_positions(inputs.outputs("retain"), where, divergence, frozen.states(where))
     return values.sum() / (where.sum() if inputs.counts is None else inputs.counts.retain)
 
 

@@ -11,15 +11,22 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from methods.batch import IGNORE_INDEX, TokenBatch
 
+PIECE = 1024  # positions whose logits exist at once: 128 MiB for a vocabulary of 32,000
+
 
 class Outputs(Protocol):
-    """A model's predictions on one TokenBatch."""
+    """A model's predictions on one TokenBatch, kept as states that a head turns into logits where they are asked."""
 
-    def logits(self, where: Tensor) -> Tensor:
-        """Logits at the positions where the (B, T) bool mask holds, row by row: (P, V) float32."""
+    def states(self, where: Tensor) -> Tensor:
+        """States at the positions where the (B, T) bool mask holds, row by row: (P, H)."""
+        ...
+
+    def head(self, states: Tensor, /) -> Tensor:
+        """Logits of states: (P, H) -> (P, V)."""
         ...
 
 
@@ -29,21 +36,45 @@ class FullLogits:
 
     values: Tensor
 
-    def logits(self, where: Tensor) -> Tensor:
+    def states(self, where: Tensor) -> Tensor:
         """See Outputs."""
-        return self.values[where].float()
+        return self.values[where]
+
+    def head(self, states: Tensor, /) -> Tensor:
+        """See Outputs."""
+        return states
 
 
 @dataclass(frozen=True, slots=True)
 class HiddenStates:
-    """Outputs from final hidden states (B, T, H) and the head (P, H) -> (P, V) that is applied where it is asked."""
+    """Outputs from final hidden states (B, T, H) and the head."""
 
     hidden: Tensor
     head: Callable[[Tensor], Tensor]
 
-    def logits(self, where: Tensor) -> Tensor:
+    def states(self, where: Tensor) -> Tensor:
         """See Outputs."""
-        return self.head(self.hidden[where]).float()
+        return self.hidden[where]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedStates:
+    """Outputs from final hidden states (N, H) of the attended positions alone, and the head.
+
+    attended: (B, T) bool; predictions of other positions are not known. numbers: the row of `hidden` that belongs to
+    each attended position, row by row.
+    """
+
+    hidden: Tensor
+    attended: Tensor
+    numbers: Tensor
+    head: Callable[[Tensor], Tensor]
+
+    def states(self, where: Tensor) -> Tensor:
+        """See Outputs."""
+        asked = where[self.attended]
+        assert int(asked.sum()) == int(where.sum()), "padding was not run, but its predictions are asked"
+        return self.hidden[self.numbers[asked]]
 
 
 Forward = Callable[[TokenBatch], Outputs | Tensor]
@@ -64,9 +95,32 @@ def counted(labels: Tensor) -> Tensor:
     return targets(labels) != IGNORE_INDEX
 
 
+def at_positions(outputs: Outputs, where: Tensor, value: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """value(logits (P, V) float32, *inputs) of the positions where the (B, T) bool mask holds, row by row: (P,).
+
+    Inputs have one row for each position. Many positions are done in pieces whose logits are made again when gradients
+    are computed: logits of a large vocabulary take more memory than the model's own activations.
+    """
+
+    def piece(states: Tensor, *rows: Tensor) -> Tensor:
+        return value(outputs.head(states).float(), *rows)
+
+    states = outputs.states(where)
+    if len(states) <= PIECE:
+        return piece(states, *inputs)
+    pieces = zip(*(tensor.split(PIECE) for tensor in (states, *inputs)), strict=True)
+    if torch.is_grad_enabled():
+        return torch.cat([checkpoint(piece, *tensors, use_reentrant=False) for tensors in pieces])
+    return torch.cat([piece(*tensors) for tensors in pieces])
+
+
 def label_logps(outputs: Outputs, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability of each label, (B, T) float32 with 0 where nothing counts, and the mask (B, T) bool."""
     wanted = targets(labels)
     mask = wanted != IGNORE_INDEX
-    values = -F.cross_entropy(outputs.logits(mask), wanted[mask], reduction="none")
+    values = -at_positions(outputs, mask, _cross_entropy, wanted[mask])
     return torch.zeros(mask.shape, device=values.device).index_put((mask,), values), mask
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits, labels, reduction="none")

@@ -78,11 +78,11 @@ def finetune(config: FinetuneConfig, out: Path, say: Callable[[str], None]) -> d
     import torch.distributed as dist  # noqa: PLC0415
 
     from methods.config import parse_method  # noqa: PLC0415
-    from methods.outputs import Forward, as_outputs, label_logps  # noqa: PLC0415
+    from methods.outputs import label_logps  # noqa: PLC0415
     from orchestrator.scenarios.base import Task  # noqa: PLC0415
     from orchestrator.worker.batches import BatchBuilder, Encoder  # noqa: PLC0415
     from orchestrator.worker.engine import DeepSpeedEngine  # noqa: PLC0415
-    from orchestrator.worker.model import save_model  # noqa: PLC0415
+    from orchestrator.worker.model import Predictions, save_model  # noqa: PLC0415
     from orchestrator.worker.template import template_for  # noqa: PLC0415
     from orchestrator.worker.training import make_schedule, plan_sizes  # noqa: PLC0415
 
@@ -98,8 +98,8 @@ def finetune(config: FinetuneConfig, out: Path, say: Callable[[str], None]) -> d
     schedule = make_schedule(config.train, sizes, builder, seed=config.seed)
     engine = DeepSpeedEngine(model, config.train, config.zero)
 
-    def nll(policy: Forward, batch: Any, count: int, losses: Any) -> Any:
-        logps, _ = label_logps(as_outputs(policy(batch)), batch.labels)
+    def nll(policy: Predictions, batch: Any, count: int, losses: Any) -> Any:
+        logps, _ = label_logps(policy.together([batch])[0], batch.labels)
         loss = -logps.sum() / count
         losses += loss.detach()
         return loss

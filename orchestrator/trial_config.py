@@ -52,7 +52,12 @@ class TrainConfig(Config):
     learning_rate: PositiveFloat = Field(1e-5, description="peak, after the warm-up")
     epochs: PositiveFloat = Field(5.0, description="passes over the forget rows")
     batch_size: PositiveInt = Field(32, description="forget rows of one optimizer step, over all workers")
-    micro_batch_size: PositiveInt = Field(4, description="forget rows that one worker handles at once")
+    micro_batch_tokens: PositiveInt = Field(
+        4096, description="tokens that one worker handles at once, of forget rows and all that is read with them"
+    )
+    micro_batch_size: PositiveInt | None = Field(
+        None, description="forget rows that one worker handles at once; none: by tokens, under paper_code 4"
+    )
     max_length: Annotated[int, Field(ge=8)] = Field(500, description="tokens of a row; longer answers are cut")
     forget_labels: Literal["answer", "text", "all"] | None = Field(
         None, description="what counts on forget rows; none: answer, and for ME text (masked) or all (paper_code)"
@@ -67,7 +72,7 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _micro_fits(self) -> "TrainConfig":
-        if self.micro_batch_size > self.batch_size:
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
             raise ValueError(
                 f"micro_batch_size <= batch_size must hold, but got {self.micro_batch_size} and {self.batch_size}; "
                 "lower train.micro_batch_size"

@@ -134,6 +134,13 @@ class BatchBuilder:
     train: TrainConfig
     _cache: dict[tuple[Part, int, int], EncodedRow] = field(default_factory=dict)
 
+    @property
+    def padded_parts(self) -> frozenset[Part]:
+        """Parts whose padding is read or learned: a row must not depend on the longest row beside it."""
+        if "forget" in self.method.parts and forget_label_mode(self.method, self.train) == "all":
+            return self.method.padded_parts | {"forget"}
+        return self.method.padded_parts
+
     def batch(self, draws: Sequence[Draw]) -> UnlearnBatch:
         """The tensors of one micro-batch. Fillers (`draw.filler`) get no labels."""
         parts = {part: self._tokens(part, draws) for part in sorted(self.method.parts)}
@@ -187,10 +194,8 @@ class BatchBuilder:
 
     def _tokens(self, part: Part, draws: Sequence[Draw]) -> TokenBatch:
         rows = [self.row(part, draw) for draw in draws]
-        # Where padding is read or learned, a row must not depend on the longest row beside it.
-        full = self.method.reads_padding or any(row.pad_label != IGNORE_INDEX for row in rows)
         pad_id = int(self.encoder.tokenizer.eos_token_id)
-        tokens = collate(rows, pad_id=pad_id, width=self.train.max_length if full else None)
+        tokens = collate(rows, pad_id=pad_id, width=self.train.max_length if part in self.padded_parts else None)
         for index, draw in enumerate(draws):
             if draw.filler:
                 tokens.labels[index] = IGNORE_INDEX

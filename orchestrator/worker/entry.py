@@ -1,5 +1,6 @@
 """What runs on the Ray Train workers of a slot: take a job, run it, send what it reports; again until told to stop."""
 
+import gc
 import traceback
 from functools import partial
 from typing import Any
@@ -41,6 +42,8 @@ def serve(config: dict[str, Any]) -> None:
             raise
         if rank == 0:
             ray.get(mailbox.push.remote(sequence, result.model_dump_json()))
+        if gc.get_freeze_count() == 0:
+            gc.freeze()  # modules, judges, rows live on: later collections, several a trial, need not look at them
 
 
 def _send(mailbox: Any, sequence: int, record: StepsReported | TaskFinished) -> None:
@@ -55,4 +58,4 @@ def _memory_hint(error: Exception) -> str:
     if not isinstance(error, torch.OutOfMemoryError):
         return ""
     peak = torch.cuda.max_memory_allocated() / 2**30
-    return f" (peak {peak:.1f} GiB; lower train.micro_batch_size or raise zero.stage)"
+    return f" (peak {peak:.1f} GiB; lower train.micro_batch_tokens (or train.micro_batch_size), or raise zero.stage)"

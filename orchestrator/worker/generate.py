@@ -1,23 +1,21 @@
 """Greedy answers, each row with its own token budget, whatever batch it is in."""
 
+import inspect
+import math
 from collections.abc import Sequence
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
 
 from orchestrator.worker.batches import Encoder
 
-
-class _RowBudget(StoppingCriteria):
-    """A row ends when its prompt and answer together have `max_length` tokens; left padding does not count."""
-
-    def __init__(self, padding: Tensor, max_length: int) -> None:
-        self._padding, self._max_length = padding, max_length
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        return input_ids.shape[1] - self._padding >= self._max_length
+# Rows that have ended are dropped once they are this share of the batch: dropping copies the others' keys and values.
+_DROPPED_SHARE = 0.125
+_ROOM = 64  # tokens by which a cache grows at a time
 
 
 @torch.no_grad()
@@ -29,40 +27,120 @@ def generate(model: Any, encoder: Encoder, questions: Sequence[str], *, batch_si
     """
     prompts = [encoder.generation_ids(question) for question in questions]
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+    size = math.ceil(len(order) / max(1, math.ceil(len(order) / batch_size)))  # equal batches: each costs its longest
+    decoder = _Decoder(model, encoder)
     answers = [""] * len(prompts)
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        new_tokens = _generate_batch(model, encoder, [prompts[i] for i in chosen])
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
+        new_tokens = decoder.answers([prompts[i] for i in chosen])
         texts = encoder.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
         for i, text in zip(chosen, texts, strict=True):
             answers[i] = text
     return answers
 
 
-def _generate_batch(model: Any, encoder: Encoder, prompts: list[list[int]]) -> Tensor:
-    tokenizer = encoder.tokenizer
-    pad = int(tokenizer.pad_token_id)
-    width = max(len(prompt) for prompt in prompts)
-    padding = [width - len(prompt) for prompt in prompts]
-    input_ids = torch.tensor([[pad] * n + prompt for n, prompt in zip(padding, prompts, strict=True)])
-    attention_mask = torch.tensor([[0] * n + [1] * (width - n) for n in padding])
-    settings = cast(Any, GenerationConfig)(
-        do_sample=False,
-        use_cache=True,
-        max_new_tokens=encoder.max_length - min(len(prompt) for prompt in prompts),
-        eos_token_id=sorted({encoder.end_id, int(tokenizer.eos_token_id)}),
-        pad_token_id=pad,
-        bos_token_id=tokenizer.bos_token_id,
-    )
-    budget = _RowBudget(torch.tensor(padding, device=model.device), encoder.max_length)
-    own, model.generation_config = model.generation_config, settings  # else the model's own penalties are mixed in
-    try:
-        output = model.generate(
-            input_ids=input_ids.to(model.device),
-            attention_mask=attention_mask.to(model.device),
-            stopping_criteria=StoppingCriteriaList([budget]),
-        )
-    finally:
-        model.generation_config = own
-    new_tokens: Tensor = output[:, width:]
-    return new_tokens
+class _Layer(DynamicLayer):
+    """Keys and values of a layer in a buffer with room for some more tokens, so that a token is not a copy of all."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append (B, heads, n, D) and return all."""
+        length, more = self.get_seq_length(), key_states.shape[-2]
+        if length + more > (self._buffers[0].shape[-2] if length else 0):
+            self._buffers = [
+                torch.empty((*new.shape[:2], length + more + _ROOM, new.shape[-1]), dtype=new.dtype, device=new.device)
+                for new in (key_states, value_states)
+            ]
+            if length:
+                self._buffers[0][..., :length, :] = self.keys
+                self._buffers[1][..., :length, :] = self.values
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[..., length : length + more, :] = new
+        self.keys, self.values = (buffer[..., : length + more, :] for buffer in self._buffers)
+        self.is_initialized = True
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows."""
+        length = self.get_seq_length()
+        self._buffers = [buffer[indices] for buffer in self._buffers]
+        self.keys, self.values = (buffer[..., :length, :] for buffer in self._buffers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Rows that go on: their numbers, the attended positions so far (B, T), and the tokens that each may still add."""
+
+    numbers: Tensor
+    attended: Tensor
+    budget: Tensor
+
+    def keep(self, going: Tensor) -> "_Rows":
+        return _Rows(self.numbers[going], self.attended[going], self.budget[going])
+
+
+class _Decoder:
+    """Greedy decoding of one model."""
+
+    def __init__(self, model: Any, encoder: Encoder) -> None:
+        self._model, self._max_length = model, encoder.max_length
+        self._pad = int(encoder.tokenizer.pad_token_id)
+        ends = sorted({encoder.end_id, int(encoder.tokenizer.eos_token_id)})
+        self._ends = torch.tensor(ends, device=model.device)
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._takes = set(inspect.signature(base.forward).parameters)
+
+    def answers(self, prompts: list[list[int]]) -> list[list[int]]:
+        """New tokens of each prompt, the end token included where there is one."""
+        width = max(len(prompt) for prompt in prompts)
+        padding = [width - len(prompt) for prompt in prompts]
+        tokens = torch.tensor([[self._pad] * n + prompt for n, prompt in zip(padding, prompts, strict=True)])
+        attended = torch.arange(width) >= torch.tensor(padding)[:, None]
+        budget = self._max_length - attended.sum(-1)
+        device = self._model.device
+        rows = _Rows(torch.arange(len(prompts), device=device), attended.to(device), budget.to(device))
+        said: list[list[int]] = [[] for _ in prompts]
+        cache = Cache(layer_class_to_replicate=_Layer)
+        tokens = tokens.to(device)
+        while len(rows.numbers):
+            chosen = self._next(tokens, rows.attended, cache)
+            for number, token, left in zip(rows.numbers.tolist(), chosen.tolist(), rows.budget.tolist(), strict=True):
+                if left > 0:
+                    said[number].append(token)
+            budget = torch.where(torch.isin(chosen, self._ends), 0, rows.budget - 1).clamp(min=0)
+            grown = torch.cat([rows.attended, torch.ones_like(rows.attended[:, :1])], dim=1)
+            rows = _Rows(rows.numbers, grown, budget)
+            tokens = chosen[:, None]
+            going = budget > 0
+            ended = len(going) - int(going.sum())
+            if ended == len(going):
+                break
+            if ended >= _DROPPED_SHARE * len(going):
+                kept = going.nonzero().squeeze(-1)
+                cache.batch_select_indices(kept)
+                rows, tokens = rows.keep(kept), tokens[kept]
+        return said
+
+    def _next(self, tokens: Tensor, attended: Tensor, cache: Cache) -> Tensor:
+        """The most likely token after each row: (B,). `attended` (B, T) covers what the cache holds and `tokens`."""
+        inputs: dict[str, Any] = {
+            "input_ids": tokens,
+            "attention_mask": _mask(attended, tokens.shape[1]),
+            "past_key_values": cache,
+            "use_cache": True,
+        }
+        if "position_ids" in self._takes:
+            inputs["position_ids"] = (attended.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        if "logits_to_keep" in self._takes:
+            inputs["logits_to_keep"] = 1
+        chosen: Tensor = self._model(**inputs).logits[:, -1].float().argmax(-1)
+        return chosen
+
+
+def _mask(attended: Tensor, num_new: int) -> Tensor:
+    """What the last `num_new` positions look at: (B, 1, num_new, T) bool. Padding looks at itself, not at nothing."""
+    if num_new == 1:
+        return attended[:, None, None, :]
+    width = attended.shape[1]
+    causal = torch.ones(width, width, dtype=torch.bool, device=attended.device).tril()
+    itself = torch.eye(width, dtype=torch.bool, device=attended.device)
+    return ((causal & attended[:, None, :]) | itself)[:, None, -num_new:]

@@ -1,19 +1,32 @@
 """The training loop: a generator of steps that knows neither Ray nor DeepSpeed."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from methods.batch import Counts, UnlearnBatch
+from methods.batch import Counts, TokenBatch, UnlearnBatch
+from methods.config import Part
 from methods.method import Method, Reference
-from methods.outputs import Forward
+from methods.outputs import Outputs
 from orchestrator.tracking.journal import StepRecord
 from orchestrator.worker.batches import BatchBuilder
 from orchestrator.worker.plan import StepPlan
+
+
+class Predictions(Protocol):
+    """What a method asks of a model; see worker.model.Predictions."""
+
+    def __call__(self, tokens: TokenBatch, /) -> Outputs:
+        """Predictions at every position."""
+        ...
+
+    def together(self, batches: Sequence[TokenBatch], /) -> list[Outputs]:
+        """Predictions on each batch at attended positions."""
+        ...
 
 
 class Engine(Protocol):
@@ -23,7 +36,7 @@ class Engine(Protocol):
     world_size: int
     device: torch.device
 
-    def backward(self, fn: Callable[[Forward], Tensor], *, scale: float) -> None:
+    def backward(self, fn: Callable[[Predictions], Tensor], *, scale: float) -> None:
         """Add scale * d fn to the gradients."""
         ...
 
@@ -60,7 +73,7 @@ def train_steps(
         sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
         for draws in mine:
             batch = builder.batch(draws).to(engine.device)
-            run = _Run(method, reference, batch, counts, sums)
+            run = _Run(method, reference, batch, counts, builder.padded_parts, sums)
             engine.backward(run, scale=engine.world_size * share)
         forget, retain = (engine.sum_over_ranks(sums) * share).tolist()
         weighted = method.config.forget_weight * forget + method.config.retain_weight * retain
@@ -85,14 +98,24 @@ class _Run:
     reference: Reference | None
     batch: UnlearnBatch
     counts: Counts | None
+    padded: frozenset[Part]
     sums: Tensor
 
-    def __call__(self, policy: Forward) -> Tensor:
-        terms = self.method.loss(policy, self.reference, self.batch, self.counts)
+    def __call__(self, policy: Predictions) -> Tensor:
+        terms = self.method.loss(self._outputs(policy), self.reference, self.batch, self.counts)
         self.sums[0] += terms.forget.detach()
         if terms.retain is not None:
             self.sums[1] += terms.retain.detach()
         return self.method.total(terms)
+
+    def _outputs(self, policy: Predictions) -> Callable[[TokenBatch], Outputs]:
+        """Every part that the method reads, run at once: those whose padding counts by themselves."""
+        parts = self.method.config.parts
+        packed = [self.batch.part(part) for part in sorted(parts - self.padded)]
+        padded = [self.batch.part(part) for part in sorted(parts & self.padded)]
+        found = [*policy.together(packed), *map(policy, padded)]
+        by_part = {id(tokens): outputs for tokens, outputs in zip([*packed, *padded], found, strict=True)}
+        return lambda tokens: by_part[id(tokens)]
 
 
 def _has_retain(method: Method) -> bool:

@@ -4,7 +4,7 @@ Adapters (LoRA, arXiv 2106.09685) sit beside linear layers of a frozen model. A 
 model, and can stand wherever a model folder can.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from methods.batch import TokenBatch
-from methods.outputs import Forward, FullLogits, HiddenStates, Outputs
+from methods.outputs import FullLogits, HiddenStates, Outputs, PackedStates
 from orchestrator.trial_config import LoraConfig, ModelConfig
+from orchestrator.worker.packing import consecutive, pack, run_packed, share, use_packed_attention
 from orchestrator.worker.template import load_tokenizer
 
 # Families whose logits are exactly head(last hidden state): no soft cap, no scale.
@@ -220,16 +221,44 @@ class Policy(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self._plain_head = getattr(model.config, "model_type", None) in _PLAIN_HEADS
+        self.predict = Predictions(model)
 
-    def forward(self, run: Callable[[Forward], Tensor]) -> Tensor:
+    def forward(self, run: "Callable[[Predictions], Tensor]") -> Tensor:
         """Whatever `run` makes of the model's outputs."""
-        return run(self.outputs)
+        return run(self.predict)
 
-    def outputs(self, tokens: TokenBatch) -> Outputs:
-        """Predictions on one batch of tokens."""
+
+class Predictions:
+    """What a model says to tokens: a Forward, and one that takes several batches in one pass."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._plain_head = getattr(model.config, "model_type", None) in _PLAIN_HEADS
+        self._packs = self._plain_head and use_packed_attention(without_wrapper(model))
+
+    def __call__(self, tokens: TokenBatch) -> Outputs:
+        """Predictions at every position."""
         inputs = {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask, "use_cache": False}
-        model = without_wrapper(self.model)
+        model = without_wrapper(self._model)
         if self._plain_head:
             return HiddenStates(model.base_model(**inputs).last_hidden_state, model.get_output_embeddings())
         return FullLogits(model(**inputs).logits)
+
+    def together(self, batches: Sequence[TokenBatch], *, share_prefixes: bool = False) -> list[Outputs]:
+        """Predictions on rows padded on their right, at attended positions: of all batches in one pass, if it can be.
+
+        The number of passes depends on the model and on how many batches there are, and so is the same on all ranks.
+        With `share_prefixes` tokens with which a row begins like the row before it are run once.
+        """
+        if not self._packs or not batches:
+            return [self(tokens) for tokens in batches]
+        model = without_wrapper(self._model)
+        attended = [tokens.attention_mask.bool() for tokens in batches]
+        ids = torch.cat([tokens.input_ids[mask] for tokens, mask in zip(batches, attended, strict=True)])
+        lengths = [length for mask in attended for length in mask.sum(-1).tolist()]
+        rows, kept = share(ids.cpu().split(lengths)) if share_prefixes else (consecutive(lengths), None)
+        packed_ids = ids if kept is None else ids[kept.to(ids.device)]
+        hidden = run_packed(model.base_model, packed_ids, pack(rows, len(packed_ids)).to(ids.device))
+        numbers = torch.cat(rows).to(ids.device).split([int(mask.sum()) for mask in attended])
+        head = model.get_output_embeddings()
+        return [PackedStates(hidden, mask, own, head) for mask, own in zip(attended, numbers, strict=True)]

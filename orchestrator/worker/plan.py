@@ -1,10 +1,12 @@
 """Which rows every optimizer step reads, on every rank, known before the first step.
 
 `masked`: each epoch draws a fresh order of the forget rows, and a retain row and a refusal for each, from a generator
-seeded by (seed, epoch); the rows of a step do not depend on how they are spread over workers. `paper_code`: order and
+seeded by (seed, epoch); the rows of a step do not depend on how they are dealt to workers and micro-batches, and are
+dealt so that all have about equally many tokens. `paper_code`: order and
 pairing of the official trainer (arXiv 2410.08109), which are the same for every seed.
 """
 
+import heapq
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,6 +16,8 @@ import numpy as np
 import torch
 
 from methods.config import Convention
+
+PAPER_MICRO_BATCH = 4  # rows over which the published code takes its means
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +47,19 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much there is to draw from, and how it is cut: rows, refusals, rows of a step, rows of a micro-batch."""
+    """How much there is to draw from, and how it is cut: rows, refusals, rows of a step, size of a micro-batch.
+
+    A micro-batch has at most micro_batch_size rows, or, where that is none, about micro_batch_tokens tokens.
+    """
 
     forget: int
     retain: int
     refusals: int
     batch_size: int
-    micro_batch_size: int
+    micro_batch_size: int | None
     num_workers: int
     epochs: float
+    micro_batch_tokens: int = 4096
 
     @property
     def num_steps(self) -> int:
@@ -74,14 +82,14 @@ class Sizes:
 def plan_steps(
     sizes: Sizes, convention: Convention, *, seed: int, length: Callable[[Draw], int] | None = None
 ) -> list[StepPlan]:
-    """The whole run. `length` (masked only) lets rows of like length share a micro-batch within a step.
+    """The whole run. `length` (masked only) is what a draw costs; without it all draws cost the same.
 
     ValueError: no step fits, or under `paper_code` batch_size is no multiple of micro_batch_size x workers.
     """
     if convention == "paper_code":
         return _paper_code_steps(sizes)
     stream = _masked_draws(sizes, seed)
-    return [_spread(list(islice(stream, sizes.batch_size)), sizes, length) for _ in range(sizes.num_steps)]
+    return [_deal(list(islice(stream, sizes.batch_size)), sizes, length or _same) for _ in range(sizes.num_steps)]
 
 
 def learning_rate(step: int, *, peak: float, num_steps: int, num_warmup_steps: int) -> float:
@@ -101,27 +109,39 @@ def _masked_draws(sizes: Sizes, seed: int) -> Iterator[Draw]:
             yield Draw(int(row), int(retain[position]), int(refusal[position]))
 
 
-def _spread(draws: list[Draw], sizes: Sizes, length: Callable[[Draw], int] | None) -> StepPlan:
-    """Micro-batches of rows of like length, dealt to the ranks in turn; incomplete ones are filled with fillers."""
-    if length:
-        draws = sorted(draws, key=lambda draw: (-length(draw), draw.forget, draw.retain, draw.refusal))
-    rounds = math.ceil(len(draws) / (sizes.micro_batch_size * sizes.num_workers))
-    num_micro_batches = rounds * sizes.num_workers
-    size = math.ceil(len(draws) / num_micro_batches)
-    missing = num_micro_batches * size - len(draws)
-    draws = draws + [replace(draws[-1], filler=True)] * missing
-    chunks = [tuple(draws[i * size : (i + 1) * size]) for i in range(num_micro_batches)]
-    return StepPlan(tuple(tuple(chunks[rank :: sizes.num_workers]) for rank in range(sizes.num_workers)))
+def _same(draw: Draw) -> int:
+    return 1
+
+
+def _deal(draws: list[Draw], sizes: Sizes, length: Callable[[Draw], int]) -> StepPlan:
+    """Longest first, each to the micro-batch that has the least; one without a row gets a filler."""
+    cost = {draw: length(draw) for draw in draws}
+    draws = sorted(draws, key=lambda draw: (-cost[draw], draw.forget, draw.retain, draw.refusal))
+    workers = sizes.num_workers
+    if sizes.micro_batch_size is None:
+        rounds, room = math.ceil(sum(cost.values()) / (sizes.micro_batch_tokens * workers)), len(draws)
+    else:
+        rounds, room = math.ceil(len(draws) / (sizes.micro_batch_size * workers)), sizes.micro_batch_size
+    bins: list[list[Draw]] = [[] for _ in range(rounds * workers)]
+    loads = [(0, number) for number in range(len(bins))]  # a heap of micro-batches that have room
+    for draw in draws:
+        load, number = heapq.heappop(loads)
+        bins[number].append(draw)
+        if len(bins[number]) < room:
+            heapq.heappush(loads, (load + cost[draw], number))
+    filled = [tuple(rows) or (replace(draws[-1], filler=True),) for rows in bins]
+    return StepPlan(tuple(tuple(filled[rank::workers]) for rank in range(workers)))
 
 
 def _paper_code_steps(sizes: Sizes) -> list[StepPlan]:
-    accumulation, rest = divmod(sizes.batch_size, sizes.micro_batch_size * sizes.num_workers)
+    size = sizes.micro_batch_size or PAPER_MICRO_BATCH
+    accumulation, rest = divmod(sizes.batch_size, size * sizes.num_workers)
     if rest:
         raise ValueError(
             f"paper_code needs batch_size to be a multiple of micro_batch_size x workers, but got {sizes.batch_size}, "
-            f"{sizes.micro_batch_size} x {sizes.num_workers}; change train.batch_size"
+            f"{size} x {sizes.num_workers}; change train.batch_size"
         )
-    rounds = _paper_code_rounds(sizes)
+    rounds = _paper_code_rounds(sizes, size)
     steps = []
     for _ in range(sizes.num_steps):
         group = list(islice(rounds, accumulation))
@@ -129,16 +149,14 @@ def _paper_code_steps(sizes: Sizes) -> list[StepPlan]:
     return steps
 
 
-def _paper_code_rounds(sizes: Sizes) -> Iterator[tuple[MicroBatch, ...]]:
+def _paper_code_rounds(sizes: Sizes, size: int) -> Iterator[tuple[MicroBatch, ...]]:
     """One micro-batch for each rank; an incomplete last round of an epoch is filled from the epoch's start."""
     pairs = [_paper_code_pair(row, sizes) for row in range(sizes.forget)]
     for epoch in range(math.ceil(sizes.epochs)):
         order = torch.randperm(sizes.forget, generator=torch.Generator().manual_seed(42 + epoch)).tolist()
-        round_rows = sizes.micro_batch_size * sizes.num_workers
         if sizes.num_workers > 1:
-            missing = -len(order) % round_rows
+            missing = -len(order) % (size * sizes.num_workers)
             order = order + [order[i % sizes.forget] for i in range(missing)]
-        size = sizes.micro_batch_size
         chunks = [tuple(pairs[row] for row in order[i : i + size]) for i in range(0, len(order), size)]
         for start in range(0, len(chunks), sizes.num_workers):
             yield tuple(chunks[start : start + sizes.num_workers])

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from methods.batch import UnlearnBatch
 from methods.config import MethodConfig, Part
-from methods.outputs import Forward, FullLogits, HiddenStates, Outputs, as_outputs, counted, label_logps
+from methods.outputs import Outputs, counted, label_logps
 from orchestrator.worker.batches import BatchBuilder
 from orchestrator.worker.engine import DeepSpeedEngine
+from orchestrator.worker.loop import Predictions
 from orchestrator.worker.plan import Draw, StepPlan
 
 RowKey = tuple[int, int]
@@ -29,15 +30,18 @@ class _RowStates:
     """Outputs from stored rows: states (P, H) per row, and the head that turns them into logits."""
 
     rows: list[Tensor]
-    head: partial[Tensor] | None
+    weights: partial[Tensor] | None
 
-    def logits(self, where: Tensor) -> Tensor:
+    def states(self, where: Tensor) -> Tensor:
         """See Outputs; rows where nothing is asked (fillers) are left out."""
         asked = where.any(-1).tolist()
         states = torch.cat([row for row, wanted in zip(self.rows, asked, strict=True) if wanted] or [self.rows[0][:0]])
         assert len(states) == int(where.sum()), "the reference was stored for other positions than are asked"
-        states = states.to(where.device)
-        return (self.head(states) if self.head else states).float()
+        return states.to(where.device)
+
+    def head(self, states: Tensor, /) -> Tensor:
+        """See Outputs."""
+        return self.weights(states) if self.weights else states
 
 
 @dataclass(slots=True)
@@ -97,13 +101,13 @@ def _compute(engine: DeepSpeedEngine, builder: BatchBuilder, plan: Sequence[Step
     for part in sums:
         answers.sums[part] = {}
         for keys, batch in _batches(part, mine, engine, builder):
-            values = engine.run(partial(_sequence_logps, part=part, batch=batch))
+            padded = part in builder.padded_parts
+            values = engine.run(partial(_sequence_logps, part=part, batch=batch, padded=padded))
             answers.sums[part].update(zip(keys, values.tolist(), strict=True))
     if needs_states:
-        every_position = builder.method.convention == "paper_code"
+        padded = "retain" in builder.padded_parts
         for keys, batch in _batches("retain", mine, engine, builder):
-            rows = _retain_states(engine, batch, every_position=every_position)
-            answers.states.update(zip(keys, rows, strict=True))
+            answers.states.update(zip(keys, _retain_states(engine, batch, padded=padded), strict=True))
         weight, bias = engine.head()
         stored_logits = next(iter(answers.states.values())).shape[-1] != weight.shape[1]
         answers.head = None if stored_logits else partial(F.linear, weight=weight, bias=bias)
@@ -124,7 +128,8 @@ def _batches(
     # A filler repeats a row that may be real on another rank only; it is looked up all the same.
     unique = {_draw_key(part, draw): replace(draw, filler=False) for draw in draws}
     ordered = sorted(unique.items(), key=lambda item: (-len(builder.row(part, item[1]).ids), item[0]))
-    size = 2 * builder.train.micro_batch_size
+    longest = builder.train.max_length if part in builder.padded_parts else len(builder.row(part, ordered[0][1]).ids)
+    size = max(1, builder.train.micro_batch_tokens // longest)
     groups = [ordered[start : start + size] for start in range(0, len(ordered), size)]
     groups += [groups[-1]] * (engine.max_over_ranks(len(groups)) - len(groups))
     return [
@@ -132,27 +137,22 @@ def _batches(
     ]
 
 
-def _sequence_logps(policy: Forward, *, part: Part, batch: UnlearnBatch) -> Tensor:
+def _outputs(policy: Predictions, part: Part, batch: UnlearnBatch, *, padded: bool) -> Outputs:
     tokens = batch.part(part)
-    logps, _ = label_logps(as_outputs(policy(tokens)), tokens.labels)
-    return logps.sum(-1)
+    return policy(tokens) if padded else policy.together([tokens])[0]
 
 
-def _retain_states(engine: DeepSpeedEngine, batch: UnlearnBatch, *, every_position: bool) -> list[Tensor]:
-    tokens = batch.part("retain")
-    where = torch.ones_like(tokens.labels, dtype=torch.bool) if every_position else counted(tokens.labels)
+def _sequence_logps(policy: Predictions, *, part: Part, batch: UnlearnBatch, padded: bool) -> Tensor:
+    outputs = _outputs(policy, part, batch, padded=padded)
+    return label_logps(outputs, batch.part(part).labels)[0].sum(-1)
 
-    def states(policy: Forward) -> Tensor:
-        match as_outputs(policy(tokens)):
-            case HiddenStates(hidden=hidden):
-                return hidden
-            case FullLogits(values=values):
-                return values
-            case other:
-                raise TypeError(f"cannot store {type(other).__name__}")
 
-    hidden = engine.run(states)
-    return [hidden[row][where[row]].cpu() for row in range(len(where))]
+def _retain_states(engine: DeepSpeedEngine, batch: UnlearnBatch, *, padded: bool) -> list[Tensor]:
+    """What the KL reads of each row, on the host: states at counted positions, or at all where padding is read."""
+    labels = batch.part("retain").labels
+    where = torch.ones_like(labels, dtype=torch.bool) if padded else counted(labels)
+    states = engine.run(lambda policy: _outputs(policy, "retain", batch, padded=padded).states(where))
+    return list(states.cpu().split(where.sum(-1).tolist()))
 
 
 def _draw_key(part: Part, draw: Draw) -> RowKey:

@@ -15,7 +15,7 @@ from orchestrator.trial_config import EvaluationConfig
 from orchestrator.worker.batches import Encoder, collate
 from orchestrator.worker.generate import generate
 from orchestrator.worker.judges import Judges
-from orchestrator.worker.model import Policy
+from orchestrator.worker.model import Predictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def _entailment_labels(
 def _likelihoods(
     model: Any, encoder: Encoder, questions: Sequence[Question], batch_size: int
 ) -> list[list[Likelihood]]:
-    """For each question: answer, truth-ratio base, wrong answers. Each distinct text is run once."""
+    """For each question: answer, truth-ratio base, wrong answers. Each distinct text is run once, sorted as text."""
     wanted = [[(q.row.question, text) for text in q.texts] for q in questions]
     texts = sorted({text for group in wanted for text in group})
     scored = dict(zip(texts, likelihood(model, encoder, texts, batch_size), strict=True))
@@ -134,15 +134,15 @@ def _likelihoods(
 
 @torch.no_grad()
 def likelihood(model: Any, encoder: Encoder, texts: Sequence[tuple[str, str]], batch_size: int) -> list[Likelihood]:
-    """The likelihood of each (question, answer), rows of like length together."""
-    policy = Policy(model)
-    rows = [encoder.encode(question, answer) for question, answer in texts]
-    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i))
-    results: dict[int, Likelihood] = {}
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        batch = collate([rows[i] for i in chosen], pad_id=int(encoder.tokenizer.eos_token_id)).to(model.device)
-        logps, mask = label_logps(policy.outputs(batch), batch.labels)
-        for i, total, count in zip(chosen, logps.sum(-1).tolist(), mask.sum(-1).tolist(), strict=True):
-            results[i] = Likelihood(-total, count)
-    return [results[i] for i in range(len(rows))]
+    """The likelihood of each (question, answer). Texts that begin alike should be neighbours: that is run once."""
+    predict = Predictions(model)
+    pad_id = int(encoder.tokenizer.eos_token_id)
+    results = []
+    for start in range(0, len(texts), batch_size):
+        rows = [encoder.encode(question, answer) for question, answer in texts[start : start + batch_size]]
+        batch = collate(rows, pad_id=pad_id).to(model.device)
+        (outputs,) = predict.together([batch], share_prefixes=True)
+        logps, mask = label_logps(outputs, batch.labels)
+        for total, count in zip(logps.sum(-1).tolist(), mask.sum(-1).tolist(), strict=True):
+            results.append(Likelihood(-total, count))
+    return results

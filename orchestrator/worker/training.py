@@ -61,6 +61,7 @@ def plan_sizes(train: TrainConfig, task: Task, method: MethodConfig, num_workers
         refusals=len(task.refusals) if method.needs_refusals or train.convention == "paper_code" else 0,
         batch_size=train.batch_size,
         micro_batch_size=train.micro_batch_size,
+        micro_batch_tokens=train.micro_batch_tokens,
         num_workers=num_workers,
         epochs=train.epochs,
     )
@@ -113,7 +114,8 @@ def reference_answers(
     if not method.needs_reference:
         return None
     # All that the answers depend on; beta, weights and learning rate are left out on purpose: trials differ in those.
-    train = config.train.model_dump(include={"convention", "epochs", "batch_size", "micro_batch_size", "max_length"})
+    numbers = {"convention", "epochs", "batch_size", "micro_batch_size", "micro_batch_tokens", "max_length"}
+    train = config.train.model_dump(include=numbers)
     key = json.dumps(
         [
             config.model.model_dump(),

@@ -139,8 +139,9 @@ class _Chain:
         answers = self._initial_answers()
         model = None
         for index in range(len(self.done), len(self.tasks)):
-            del model
-            _free_memory()
+            if model is not None:
+                del model
+                _free_memory()
             model = self._forget(index, self._load(start), answers)
             self._evaluate(index, model)
             if self.is_chain:

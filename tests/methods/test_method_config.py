@@ -116,9 +116,10 @@ def test_a_method_cannot_be_changed_or_given_unknown_settings():
 
 
 @pytest.mark.parametrize("name", VALID_METHODS)
-def test_only_the_published_kl_and_maximum_entropy_read_padding(name):
-    assert not parse_method(name).reads_padding
-    assert parse_method(name, convention="paper_code").reads_padding == ("KL" in name or name[:2] in ("ME", "LL"))
+def test_only_the_published_kl_reads_padding(name):
+    assert parse_method(name).padded_parts == set()
+    expected = {"retain"} if "KL" in name or name == "LLMU" else set()
+    assert parse_method(name, convention="paper_code").padded_parts == expected
 
 
 def test_the_direction_of_maximum_entropy_is_the_codes_unless_chosen():

@@ -20,7 +20,7 @@ class FakeEngine:
         self.values, self.scales, self.rates = [], [], []
 
     def backward(self, fn, *, scale):
-        self.values.append(float(fn(self._policy.outputs)))
+        self.values.append(float(fn(self._policy.predict)))
         self.scales.append(scale)
 
     def step(self, learning_rate):
@@ -75,7 +75,7 @@ def test_paper_code_averages_the_means_of_micro_batches():
 def test_a_loss_that_is_not_finite_ends_the_loop_without_an_update(value):
     builder, schedule = toy_builder(Case("NPO", workers=1))
     engine = FakeEngine()
-    frozen = LiveReference(engine._policy.outputs)
+    frozen = LiveReference(engine._policy.predict)
 
     class Poisoned:
         def sequence_logps(self, part, batch):

@@ -176,7 +176,7 @@ def _probe(case):
     policy = Policy(engine.release())
     del engine
     with torch.no_grad():
-        released = _logits(lambda fn: fn(policy.outputs), tokens)
+        released = _logits(lambda fn: fn(policy.predict), tokens)
     undisturbed, calls = deepspeed_run(case, ReferenceCache()), _layer_calls(case, tokens)
     return Probe(base, base_answers, answers, num_models, start, midway, losses, end, released, undisturbed, calls)
 

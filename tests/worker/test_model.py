@@ -40,7 +40,7 @@ def test_hidden_states_and_head_are_the_models_logits(family):
         with torch.no_grad():  # logits of tens, so that a cap or a scale would show
             for parameter in model.parameters():
                 parameter.normal_(0, 3)
-    outputs = Policy(model).outputs(TOKENS)
+    outputs = Policy(model).predict(TOKENS)
     assert type(outputs) is (HiddenStates if family in _PLAIN_HEADS else FullLogits)
     where = TOKENS.attention_mask.bool()
     expected = model(input_ids=TOKENS.input_ids, attention_mask=TOKENS.attention_mask).logits[where]
@@ -171,7 +171,7 @@ def test_fresh_adapters_are_on_every_linear_layer_but_the_head_and_add_nothing(f
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_losses_see_adapters_through_hidden_states_and_head(family, tmp_path):
     model = trained_adapters(base_model(tmp_path / "base", family), tmp_path / "adapters").eval()
-    outputs = Policy(model).outputs(TOKENS)
+    outputs = Policy(model).predict(TOKENS)
     assert type(outputs) is (FullLogits if family == "gpt2" else HiddenStates)
     where = TOKENS.attention_mask.bool()
     torch.testing.assert_close(outputs.logits(where), logits(model)[where])
