@@ -133,17 +133,12 @@ class Rows:
 class PlainRun:
     """One method on one model, step by step. `floor` is added to probabilities before their logarithm (ME)."""
 
-    def __init__(self, case: Case, data: Path, model: Path, refusals: Path, *, floor: float = 0.0) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415  (seconds to import)
-
+    def __init__(self, case: Case, data: Path, refusals: Path, tokenizer: Any, model: Any, *, floor: float = 0) -> None:
         self.case, self.floor = case, floor
-        self.forget, self.retain = (_json_lines(data / f"{name}.json") for name in ("forget01", "retain90"))
+        self.forget, self.retain = (json_lines(data / f"{name}.json") for name in ("forget01", "retain90"))
         self.refusals = [line.strip() for line in refusals.read_text(encoding="utf-8").splitlines() if line.strip()]
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(
-            model, dtype=torch.float32, attn_implementation="eager"
-        ).train()
-        self.reference = deepcopy(self.model).requires_grad_(False)
+        self.tokenizer, self.model = tokenizer, model.train()
+        self.reference = deepcopy(model).requires_grad_(False) if case.method.startswith("NPO") else None
 
     def losses(self, num_steps: int | None) -> list[float]:
         """Mean of each step's micro-batch losses, before its update."""
@@ -192,7 +187,7 @@ class PlainRun:
         kept = self._nll(self._rows(kept_questions, kept_answers))
         match self.case.method:
             case "ME+GD":
-                first, second = self._max_entropy(self._rows(questions, answers, all_labels=True)), _token_mean(kept)
+                first, second = self._max_entropy(self._rows(questions, answers, labelled="all")), _token_mean(kept)
             case "GA+GD":
                 first, second = -_token_mean(self._nll(self._rows(questions, answers))), _token_mean(kept)
             case "NPO+GD":
@@ -207,7 +202,8 @@ class PlainRun:
                 raise ValueError(f"there is no plain implementation of {other}")
         return self.case.forget_weight * first + second
 
-    def _rows(self, questions: Sequence[str], answers: Sequence[str], *, all_labels: bool = False) -> Rows:
+    def _rows(self, questions: Sequence[str], answers: Sequence[str], *, labelled: str = "answer") -> Rows:
+        """Padded rows on the model's device; `labelled`: the answer and its end, or every position (ME)."""
         end = self.tokenizer.eos_token_id
         ids = torch.full((len(questions), MAX_LENGTH), end)
         labels, attention = torch.full_like(ids, IGNORED), torch.zeros_like(ids)
@@ -218,7 +214,7 @@ class PlainRun:
             ids[row, :stop] = torch.tensor(text)
             attention[row, :stop] = 1
             labels[row, start : stop + 1] = ids[row, start : stop + 1]  # one EOS more, where there is room for it
-        return Rows(ids, ids.clone() if all_labels else labels, attention)
+        return Rows(*(rows.to(self.model.device) for rows in (ids, ids if labelled == "all" else labels, attention)))
 
     def _nll(self, rows: Rows, model: Any = None) -> tuple[Tensor, Tensor]:
         """l(x) in nats and n(x) of each row, (B,)."""
@@ -246,7 +242,8 @@ def _minus_log_sigmoid(values: Tensor) -> Tensor:
     return torch.logaddexp(torch.zeros_like(values), -values)
 
 
-def _json_lines(path: Path) -> list[dict[str, str]]:
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file, one a line."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
@@ -256,11 +253,19 @@ def _json_lines(path: Path) -> list[dict[str, str]]:
 def compare(case: Case, data: Path, model: Path, refusals: Path, num_steps: int | None) -> Result:
     """Both implementations of one method, and the floor of the published ME."""
     ours = lethe_losses(case, data, model, refusals, num_steps)
-    plain = PlainRun(case, data, model, refusals).losses(num_steps)
+    plain = PlainRun(case, data, refusals, *plain_model(model)).losses(num_steps)
     floored = []
     if case.method.startswith("ME"):
-        floored = PlainRun(case, data, model, refusals, floor=1e-12).losses(num_steps)
+        floored = PlainRun(case, data, refusals, *plain_model(model), floor=1e-12).losses(num_steps)
     return Result(case, ours, plain, floored)
+
+
+def plain_model(model: Path, attention: str = "eager") -> tuple[Any, Any]:
+    """Tokenizer and model of a folder, float32."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415  (seconds to import)
+
+    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation=attention)
+    return AutoTokenizer.from_pretrained(model), loaded
 
 
 def table(results: Sequence[Result]) -> str:
