@@ -108,10 +108,15 @@ def at_positions(outputs: Outputs, where: Tensor, value: Callable[..., Tensor], 
     states = outputs.states(where)
     if len(states) <= PIECE:
         return piece(states, *inputs)
-    pieces = zip(*(tensor.split(PIECE) for tensor in (states, *inputs)), strict=True)
+    pieces = zip(*(torch.split(tensor, PIECE) for tensor in (states, *inputs)), strict=True)
     if torch.is_grad_enabled():
         return torch.cat([checkpoint(piece, *tensors, use_reentrant=False) for tensors in pieces])
     return torch.cat([piece(*tensors) for tensors in pieces])
+
+
+def logits_at(outputs: Outputs, where: Tensor) -> Tensor:
+    """Logits at the positions where the (B, T) bool mask holds, row by row: (P, V) float32."""
+    return outputs.head(outputs.states(where)).float()
 
 
 def label_logps(outputs: Outputs, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -39,31 +39,38 @@ def generate(model: Any, encoder: Encoder, questions: Sequence[str], *, batch_si
     return answers
 
 
-class _Layer(DynamicLayer):
-    """Keys and values of a layer in a buffer with room for some more tokens, so that a token is not a copy of all."""
+class _Layer(DynamicLayer):  # type: ignore[no-untyped-call]
+    """Keys and values of a layer in buffers with room for some more tokens, so that a token is not a copy of all."""
+
+    _buffers: tuple[Tensor, ...] = ()
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append (B, heads, n, D) and return all."""
-        length, more = self.get_seq_length(), key_states.shape[-2]
-        if length + more > (self._buffers[0].shape[-2] if length else 0):
-            self._buffers = [
-                torch.empty((*new.shape[:2], length + more + _ROOM, new.shape[-1]), dtype=new.dtype, device=new.device)
-                for new in (key_states, value_states)
-            ]
-            if length:
-                self._buffers[0][..., :length, :] = self.keys
-                self._buffers[1][..., :length, :] = self.values
+        length = self.get_seq_length()
+        stop = length + key_states.shape[-2]
+        if not self._buffers or stop > self._buffers[0].shape[-2]:
+            grown = tuple(_with_room(new, stop + _ROOM) for new in (key_states, value_states))
+            for buffer, old in zip(grown, self._buffers, strict=False):
+                buffer[..., :length, :] = old[..., :length, :]
+            self._buffers = grown
         for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[..., length : length + more, :] = new
-        self.keys, self.values = (buffer[..., : length + more, :] for buffer in self._buffers)
-        self.is_initialized = True
-        return self.keys, self.values
+            buffer[..., length:stop, :] = new
+        return self._show(stop)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows."""
         length = self.get_seq_length()
-        self._buffers = [buffer[indices] for buffer in self._buffers]
-        self.keys, self.values = (buffer[..., :length, :] for buffer in self._buffers)
+        self._buffers = tuple(buffer[indices] for buffer in self._buffers)
+        self._show(length)
+
+    def _show(self, length: int) -> tuple[Tensor, Tensor]:
+        keys, values = (buffer[..., :length, :] for buffer in self._buffers)
+        self.keys, self.values, self.is_initialized = keys, values, True
+        return keys, values
+
+
+def _with_room(states: Tensor, length: int) -> Tensor:
+    return states.new_empty((*states.shape[:2], length, states.shape[-1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,8 @@ class _Decoder:
         self._ends = torch.tensor(ends, device=model.device)
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._takes = set(inspect.signature(base.forward).parameters)
+        window = getattr(base.config, "sliding_window", None)
+        self._slides = window is not None and window < encoder.max_length  # then the model makes its own masks
 
     def answers(self, prompts: list[list[int]]) -> list[list[int]]:
         """New tokens of each prompt, the end token included where there is one."""
@@ -124,7 +133,7 @@ class _Decoder:
         """The most likely token after each row: (B,). `attended` (B, T) covers what the cache holds and `tokens`."""
         inputs: dict[str, Any] = {
             "input_ids": tokens,
-            "attention_mask": _mask(attended, tokens.shape[1]),
+            "attention_mask": attended.long() if self._slides else _mask(attended, tokens.shape[1]),
             "past_key_values": cache,
             "use_cache": True,
         }

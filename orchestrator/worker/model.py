@@ -256,9 +256,9 @@ class Predictions:
         attended = [tokens.attention_mask.bool() for tokens in batches]
         ids = torch.cat([tokens.input_ids[mask] for tokens, mask in zip(batches, attended, strict=True)])
         lengths = [length for mask in attended for length in mask.sum(-1).tolist()]
-        rows, kept = share(ids.cpu().split(lengths)) if share_prefixes else (consecutive(lengths), None)
+        rows, kept = share(torch.split(ids.cpu(), lengths)) if share_prefixes else (consecutive(lengths), None)
         packed_ids = ids if kept is None else ids[kept.to(ids.device)]
         hidden = run_packed(model.base_model, packed_ids, pack(rows, len(packed_ids)).to(ids.device))
-        numbers = torch.cat(rows).to(ids.device).split([int(mask.sum()) for mask in attended])
+        numbers = torch.split(torch.cat(rows).to(ids.device), [int(mask.sum()) for mask in attended])
         head = model.get_output_embeddings()
         return [PackedStates(hidden, mask, own, head) for mask, own in zip(attended, numbers, strict=True)]

@@ -126,10 +126,16 @@ def _attention(
     if packing is None:
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return output, None
+    window, width = kwargs.get("sliding_window"), packing.blocks[0].shape[1]
+    if window is not None and width > window:
+        raise ValueError(
+            f"the model's sliding window of {window} tokens is shorter than a row of {width}, which packed rows do not "
+            "observe; set model.attention=eager, or lower train.max_length and evaluation.max_length"
+        )
     tokens = [states.squeeze(0).transpose(0, 1) for states in (query, key, value)]  # (N, heads, D)
     outputs = []
     for block in packing.blocks:
-        gathered = [states[block].transpose(1, 2) for states in tokens]  # (R, heads, T, D)
-        output, _ = sdpa_attention_forward(module, *gathered, None, **(kwargs | {"is_causal": True}))
+        q, k, v = (states[block].transpose(1, 2) for states in tokens)  # (R, heads, T, D)
+        output, _ = sdpa_attention_forward(module, q, k, v, None, **(kwargs | {"is_causal": True}))
         outputs.append(output.flatten(0, 1))  # (R * T, heads, D)
     return torch.cat(outputs)[packing.outputs].unsqueeze(0), None

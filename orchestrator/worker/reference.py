@@ -152,7 +152,7 @@ def _retain_states(engine: DeepSpeedEngine, batch: UnlearnBatch, *, padded: bool
     labels = batch.part("retain").labels
     where = torch.ones_like(labels, dtype=torch.bool) if padded else counted(labels)
     states = engine.run(lambda policy: _outputs(policy, "retain", batch, padded=padded).states(where))
-    return list(states.cpu().split(where.sum(-1).tolist()))
+    return list(torch.split(states.cpu(), where.sum(-1).tolist()))
 
 
 def _draw_key(part: Part, draw: Draw) -> RowKey:

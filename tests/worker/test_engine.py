@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from toy import CPU, TRAIN, Case, Run, numbers, plain_run, run_cases, toy_builder, toy_model
 from transformers import LlamaForCausalLM
 
-from methods.outputs import as_outputs
+from methods.outputs import logits_at
 from orchestrator.trial_config import TrainConfig, ZeroConfig
 from orchestrator.worker.engine import DeepSpeedEngine, deepspeed_config, start_process_group
 from orchestrator.worker.reference import ReferenceCache
@@ -68,13 +68,15 @@ def name_of(case):
 def same_losses(one, other, rel=1e-5):
     assert len(one.losses) == len(other.losses) == NUM_STEPS
     for ours, theirs in zip(numbers(one), numbers(other), strict=True):
-        assert ours == pytest.approx(theirs, rel=rel, abs=1e-6)
+        # The terms of a loss may cancel: relative to the larger of them.
+        assert ours == pytest.approx(theirs, rel=rel, abs=max(1e-6, rel * max(map(abs, theirs))))
 
 
 def same_weights(one, other):
     assert one.weights.keys() == other.weights.keys()
     for name, weight in other.weights.items():
-        torch.testing.assert_close(one.weights[name], weight, rtol=1e-5, atol=1e-5, msg=name)
+        # By their norm: where a gradient is nothing but rounding, Adam makes a whole step of it.
+        assert (one.weights[name] - weight).norm() <= 1e-5 * weight.norm(), name
 
 
 def test_every_rank_sees_the_same_losses_and_ends_with_the_same_weights(runs):
@@ -225,7 +227,7 @@ def _weights_are_taken(rank, store, out):
     engine.device = CPU
     heads.append(cache.answers("key", engine, builder, schedule.steps).head)
     batch = builder.batch(schedule.steps[0].ranks[0][0]).part("forget")
-    engine.backward(lambda policy: as_outputs(policy(batch)).logits(batch.attention_mask.bool()).sum(), scale=1.0)
+    engine.backward(lambda policy: logits_at(policy(batch), batch.attention_mask.bool()).sum(), scale=1.0)
     engine.step(1e-3)
     state = next(iter(engine._engine.optimizer.optimizer.state.values()))
     WatchedLlama.adam = staticmethod(weakref.ref(state["exp_avg"]))

@@ -12,7 +12,7 @@ from toy import TRAIN, Case, Run, case_model, deepspeed_run, numbers, plain_run,
 from transformers import LlamaForCausalLM
 
 from methods.method import build_method
-from methods.outputs import as_outputs
+from methods.outputs import logits_at
 from orchestrator.trial_config import LoraConfig, ZeroConfig
 from orchestrator.worker.engine import DeepSpeedEngine, _parameter_groups, start_process_group
 from orchestrator.worker.loop import train_steps
@@ -151,7 +151,7 @@ def _probe_all(rank, folder):
 
 
 def _logits(run, tokens):
-    return run(lambda policy: as_outputs(policy(tokens)).logits(torch.ones_like(tokens.labels, dtype=torch.bool)))
+    return run(lambda policy: logits_at(policy(tokens), torch.ones_like(tokens.labels, dtype=torch.bool)))
 
 
 def _probe(case):
@@ -186,7 +186,7 @@ def _layer_calls(case, tokens):
     model, calls = case_model(case), []
     model.get_base_model().model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     engine = DeepSpeedEngine(model, CHECKPOINTED, ZeroConfig(stage=case.stage))
-    engine.backward(lambda policy: as_outputs(policy(tokens)).logits(tokens.attention_mask.bool()).sum(), scale=1.0)
+    engine.backward(lambda policy: logits_at(policy(tokens), tokens.attention_mask.bool()).sum(), scale=1.0)
     engine.step(0.0)
     engine.release()
     return len(calls)

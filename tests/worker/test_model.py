@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from toy import FORGET, toy_encoder, toy_model, toy_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from methods.outputs import FullLogits, HiddenStates
+from methods.outputs import FullLogits, HiddenStates, logits_at
 from orchestrator.trial_config import LoraConfig, ModelConfig
 from orchestrator.worker.batches import collate
 from orchestrator.worker.generate import generate
@@ -45,7 +45,7 @@ def test_hidden_states_and_head_are_the_models_logits(family):
     where = TOKENS.attention_mask.bool()
     expected = model(input_ids=TOKENS.input_ids, attention_mask=TOKENS.attention_mask).logits[where]
     assert expected.abs().max() > 20
-    torch.testing.assert_close(outputs.logits(where), expected)
+    torch.testing.assert_close(logits_at(outputs, where), expected)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_the_losses_see_adapters_through_hidden_states_and_head(family, tmp_path
     outputs = Policy(model).predict(TOKENS)
     assert type(outputs) is (FullLogits if family == "gpt2" else HiddenStates)
     where = TOKENS.attention_mask.bool()
-    torch.testing.assert_close(outputs.logits(where), logits(model)[where])
+    torch.testing.assert_close(logits_at(outputs, where), logits(model)[where])
     assert (logits(model) - logits(load_model(target(tmp_path / "base"), CPU))).abs().max() > 0.1
 
 

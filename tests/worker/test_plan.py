@@ -93,16 +93,16 @@ def test_masked_rows_of_a_step_depend_neither_on_workers_nor_on_micro_batches(
         micro_batches = [micro_batch for rank in step.ranks for micro_batch in rank]
         assert len(step.ranks) == workers
         assert len({len(rank) for rank in step.ranks}) == 1
-        assert len({len(micro_batch) for micro_batch in micro_batches}) == 1
-        assert 1 <= len(micro_batches[0]) <= micro
+        assert all(1 <= len(micro_batch) <= micro for micro_batch in micro_batches)
         assert len(step.draws) - batch_size == sum(draw.filler for draw in step.draws)
+        assert all(len(micro_batch) == 1 for micro_batch in micro_batches if any(draw.filler for draw in micro_batch))
 
 
 @pytest.mark.parametrize(
     ("batch_size", "micro", "workers", "fillers"),
-    [(8, 4, 1, 0), (8, 4, 2, 0), (6, 4, 2, 0), (7, 4, 2, 1), (9, 4, 2, 3), (9, 4, 1, 0), (5, 1, 4, 3)],
+    [(8, 4, 1, 0), (8, 4, 2, 0), (6, 4, 2, 0), (7, 4, 2, 0), (9, 4, 2, 0), (1, 4, 2, 1), (5, 1, 4, 3), (3, None, 4, 1)],
 )
-def test_fillers_stand_only_where_rows_cannot_be_dealt_evenly(batch_size, micro, workers, fillers):
+def test_fillers_stand_only_where_a_worker_would_have_no_row(batch_size, micro, workers, fillers):
     plan = plan_steps(sizes(batch_size=batch_size, micro_batch_size=micro, num_workers=workers), "masked", seed=1)
     assert {sum(draw.filler for draw in step.draws) for step in plan} == {fillers}
 
@@ -144,11 +144,31 @@ def test_planning_touches_no_global_generator(convention):
     assert before[1:] == after[1:]
 
 
-def test_rows_of_like_length_share_a_micro_batch():
-    plan = plan_steps(sizes(), "masked", seed=1, length=lambda draw: draw.forget)
-    for step in plan:
-        ordered = [draw.forget for draw in step.draws]
-        assert ordered == sorted(ordered, reverse=True)
+def loads_of(step):
+    """Tokens of each micro-batch, where a draw has 10 and as many as its row number."""
+    return [[sum(10 + draw.forget for draw in micro_batch) for micro_batch in rank] for rank in step.ranks]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("micro", [None, 8])
+def test_micro_batches_have_about_equally_many_tokens(micro, workers):
+    asked = sizes(batch_size=40, micro_batch_size=micro, micro_batch_tokens=300, num_workers=workers)
+    for step in plan_steps(asked, "masked", seed=1, length=lambda draw: 10 + draw.forget):
+        loads = [load for rank in loads_of(step) for load in rank]
+        assert sum(loads) == 1180 and not any(draw.filler for draw in step.draws)
+        assert max(loads) - min(loads) <= 10 + 39  # never further apart than the longest row
+
+
+@pytest.mark.parametrize(("tokens", "workers", "micro_batches"), [(1180, 1, 1), (1179, 1, 2), (300, 1, 4), (300, 2, 2)])
+def test_without_a_number_of_rows_micro_batches_are_as_few_as_their_tokens_allow(tokens, workers, micro_batches):
+    asked = sizes(batch_size=40, micro_batch_size=None, micro_batch_tokens=tokens, num_workers=workers)
+    for step in plan_steps(asked, "masked", seed=1, length=lambda draw: 10 + draw.forget):
+        assert [len(rank) for rank in step.ranks] == [micro_batches] * workers
+
+
+def test_paper_code_takes_its_means_over_four_rows_unless_told_otherwise():
+    plan = plan_steps(sizes(micro_batch_size=None), "paper_code", seed=1)
+    assert plan == plan_steps(sizes(micro_batch_size=4), "paper_code", seed=1)
 
 
 def official_order(epoch, num_forget=40):
