@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.tracking.checkpoints import cell_front, cell_trials, objectives
+from orchestrator.tracking.checkpoints import cell_front, objectives
 from orchestrator.tracking.journal import (
     Record,
     StepsReported,
@@ -111,7 +111,7 @@ class Progress:
         for objective in header.objectives:
             table.add_column(f"{objective.metric} ({'max' if objective.direction == 'maximize' else 'min'})")
         for cell in header.cells:
-            trials = cell_trials(self.log, cell.method, cell.forget_set)
+            trials = self.log.cell(cell.method, cell.forget_set)
             values = [objectives(trial) for trial in cell_front(self.log, trials)]
             ended = sum(trial.finished is not None for trial in trials)
             best = []

@@ -77,7 +77,7 @@ def start(sweep: SweepConfig, console: Console) -> Study:
 def resume(folder: Path, overrides: Sequence[str], console: Console) -> Study:
     """Read a journal back. ConfigError: a setting that cannot change in the middle of a sweep; names the difference."""
     folder = folder.expanduser().absolute()
-    log = load_sweep(folder)
+    log = load_sweep(folder, keeps_steps=False)
     old = validate(SweepConfig, log.header.config)
     new = build_config(SweepConfig, None, overrides, base=log.header.config) if overrides else old
     _check_resumable(old, new)
@@ -95,13 +95,14 @@ def run(study: Study, console: Console) -> int:
     with ray_session(sweep.resources.start_timeout_seconds) as nodes:
         signal.signal(signal.SIGTERM, _interrupt)  # after Ray, which puts its own handler in place
         plan = plan_slots(sweep.resources, nodes, _num_trials(sweep))
-        recorder, pump, keeper = _open(study, plan)
+        recorder, pump, keeper = open_record(study, plan)
         console.print(f"sweep {sweep.name} in {folder}")
         console.print(f"{_budget(sweep)} on {plan}")
         outcome = _search(Search(sweep, folder, recorder), plan, console)
         if outcome == "done":
             keeper.conclude()
         recorder.record(SweepEnded(state=outcome))
+        recorder.close()
     code = {"done": 0, "failed": 1, "interrupted": 130}[outcome]
     if outcome == "done" and (share := _failed_share(recorder.log)) > sweep.search.max_failed_share:
         console.print(
@@ -168,12 +169,12 @@ def _look_at_nodes(sweep: SweepConfig) -> tuple[str, list[Node]]:
         return f"the cluster at {address}", nodes
 
 
-def _open(study: Study, plan: Plan) -> tuple[Recorder, Pump[Any], CheckpointKeeper]:
-    """The journal's next segment and the view of it. The first record is the header."""
+def open_record(study: Study, plan: Plan) -> tuple[Recorder, Pump[Any], CheckpointKeeper]:
+    """The journal's next segment, its view, and who deletes weights; the header is recorded."""
     sweep, folder = study.sweep, study.folder
     earlier = list(read_records(folder / "journal")) if study.log else []
     header = _header(sweep, plan, study.log)
-    log = study.log or SweepLog(header)
+    log = study.log or SweepLog(header, keeps_steps=False)
     recorder = Recorder(Journal(folder / "journal"), log)
     pump: Pump[Any] = Pump(_view_maker(sweep, folder), uri=sweep.tracking_uri, sweep_dir=folder)
     for record in earlier:

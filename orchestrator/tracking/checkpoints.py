@@ -29,7 +29,7 @@ class CheckpointKeeper:
         if isinstance(record, TrialFinished) and self._policy != "all":
             log = self._recorder.log
             started = log.trials[record.key].started
-            cell = cell_trials(log, started.method, started.forget_set)
+            cell = log.cell(started.method, started.forget_set)
             self._keep(cell, [] if self._policy == "none" else cell_front(log, cell))
 
     def conclude(self) -> None:
@@ -39,7 +39,7 @@ class CheckpointKeeper:
         log = self._recorder.log
         directions = [objective.direction for objective in log.header.objectives]
         for record in log.header.cells:
-            cell = cell_trials(log, record.method, record.forget_set)
+            cell = log.cell(record.method, record.forget_set)
             if trials := cell_front(log, cell):
                 self._keep(cell, [trials[knee([objectives(trial) for trial in trials], directions)]])
 
@@ -49,11 +49,6 @@ class CheckpointKeeper:
             if trial.checkpoint is not None and trial.started.key not in keys:
                 shutil.rmtree(self._sweep_dir / trial.checkpoint, ignore_errors=True)
                 self._recorder.record(CheckpointDeleted(key=trial.started.key))
-
-
-def cell_trials(log: SweepLog, method: str, forget_set: str) -> list[TrialLog]:
-    """The trials of one cell, in order."""
-    return [t for t in log.searched() if (t.started.method, t.started.forget_set) == (method, forget_set)]
 
 
 def cell_front(log: SweepLog, cell: Sequence[TrialLog]) -> list[TrialLog]:

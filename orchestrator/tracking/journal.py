@@ -1,13 +1,15 @@
 """The append-only record of everything a sweep learned: the truth that MLflow and the report are views of.
 
-A journal is a folder of JSON-lines segments, one for each time the sweep was started or resumed. Each record is written
-and flushed to disk before anybody acts on it. A line torn by a kill can only be the last of a segment and is skipped.
+A journal is a folder of JSON-lines segments, one for each time the sweep was started or resumed. Each record is
+written, and all but steps flushed to disk, before anybody acts on it. A line torn by a kill can only be the last of a
+segment and is skipped.
 """
 
 import fcntl
 import math
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +17,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 
 class JournalError(RuntimeError):
@@ -134,14 +137,17 @@ class TaskFinished(_Record):
     scores_sha256: str | None = None
 
 
-class ExampleAnswer(BaseModel):
-    """What the model said to one evaluation question after the trial."""
+Shared = Annotated[str, AfterValidator(sys.intern)]  # a text that is the same in many records is kept once
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    set_name: str
+
+@pydantic_dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class ExampleAnswer:
+    """What the model said to one evaluation question after the trial. A driver holds those of every trial."""
+
+    set_name: Shared
     index: int
-    question: str
-    truth: str
+    question: Shared
+    truth: Shared
     output: str
 
 
@@ -187,6 +193,7 @@ Record = Annotated[
 ]
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Record)
 BASELINES = ("before", "retain_model")
+_SYNC_SECONDS = 1.0
 
 
 class Journal:
@@ -197,11 +204,18 @@ class Journal:
         self._lock = _lock(folder / "lock")
         number = max((int(path.stem) for path in folder.glob("*.jsonl")), default=0) + 1
         self._file = (folder / f"{number:06d}.jsonl").open("xb", buffering=0)
+        self._synced = 0.0
 
     def append(self, record: Record) -> None:
-        """Write one record and wait until it is on disk."""
+        """Write one record and wait until it, and all before it, are on disk.
+
+        Steps alone do not wait more than once a second: only a machine that dies can lose them, and the trial that they
+        belong to has not ended then and starts again.
+        """
         self._file.write(record.model_dump_json().encode() + b"\n")
-        os.fsync(self._file.fileno())
+        if not isinstance(record, StepsReported) or time.monotonic() - self._synced >= _SYNC_SECONDS:
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()
 
     def close(self) -> None:
         """Close the segment and let others write; closing twice is fine."""
@@ -261,11 +275,13 @@ class TrialLog:
 
 @dataclass(slots=True)
 class SweepLog:
-    """A journal read back; `trials` in the order of their first start."""
+    """A journal read back; `trials` in the order of their first start. A driver does without their steps."""
 
     header: SweepStarted
     trials: dict[str, TrialLog] = field(default_factory=dict)
     ended: SweepEnded | None = None
+    keeps_steps: bool = True
+    _cells: dict[tuple[str, str], dict[str, TrialLog]] = field(default_factory=dict)  # the same trials, found faster
 
     def baseline(self, kind: str, forget_set: str) -> TrialLog | None:
         """The model `before` unlearning or the `retain_model` on a forget set, if it was scored."""
@@ -275,6 +291,10 @@ class SweepLog:
         """The trials of the search, without the baselines."""
         return [trial for trial in self.trials.values() if not trial.is_baseline]
 
+    def cell(self, method: str, forget_set: str) -> list[TrialLog]:
+        """The trials of one cell, in the order of their first start."""
+        return list(self._cells.get((method, forget_set), {}).values())
+
     def add(self, record: Record) -> None:
         """Take one more record, in the order of the journal."""
         match record:
@@ -283,14 +303,16 @@ class SweepLog:
             case SweepEnded():
                 self.ended = record
             case TrialStarted(key=key):  # a trial that was cut off starts again from nothing
-                self.trials[key] = TrialLog(record)
+                trial = self.trials[key] = TrialLog(record)
+                if not trial.is_baseline:
+                    self._cells.setdefault((record.method, record.forget_set), {})[key] = trial
             case (
                 StepsReported(key=key) | TaskFinished(key=key) | TrialFinished(key=key) | CheckpointDeleted(key=key)
             ) if key not in self.trials:
                 raise JournalError(
                     f"the journal has a {record.kind} record of {key}, which never started; it is broken"
                 )
-            case StepsReported(key=key):
+            case StepsReported(key=key) if self.keeps_steps:
                 known = self.trials[key].steps  # a trial whose workers died reports its steps again
                 first = record.steps[0].step if record.steps else len(known)
                 self.trials[key].steps = [step for step in known if step.step < first] + list(record.steps)
@@ -304,14 +326,14 @@ class SweepLog:
                 self.trials[key].checkpoint = None
 
 
-def load_sweep(sweep_dir: Path) -> SweepLog:
+def load_sweep(sweep_dir: Path, *, keeps_steps: bool = True) -> SweepLog:
     """Read the journal of the sweep in `sweep_dir`. JournalError: none there, or its first record is not the header."""
     log: SweepLog | None = None
     for record in read_records(sweep_dir / "journal"):
         if log is None:
             if not isinstance(record, SweepStarted):
                 raise JournalError(f"{sweep_dir}/journal does not begin with a sweep_started record")
-            log = SweepLog(record)
+            log = SweepLog(record, keeps_steps=keeps_steps)
         else:
             log.add(record)
     if log is None:

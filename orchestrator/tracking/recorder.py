@@ -20,3 +20,7 @@ class Recorder:
         self.log.add(record)
         for listener in self.listeners:
             listener(record)
+
+    def close(self) -> None:
+        """Close the journal; nothing can be recorded after this."""
+        self._journal.close()

@@ -2,7 +2,7 @@
 
 Suggestion n of a cell is a function of the cell's seed and of the results of its trials up to n - lookahead, told in
 trial-number order. It depends neither on the order in which trials end, nor on how many run at once, nor on
-interruptions: a resumed search asks the same questions over the journal and gets the same suggestions.
+interruptions: a resumed search goes through the journal in the same order and gets the same suggestions.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from ray.tune.search import Searcher
 from orchestrator.base_config import Value
 from orchestrator.config import SearchConfig
 from orchestrator.space import Choice, FloatRange, IntRange
-from orchestrator.tracking.journal import Record, TrialFinished, TrialStarted, TrialState, parse_record
+from orchestrator.tracking.journal import Record, TrialFinished, TrialLog, TrialStarted, TrialState, parse_record
 from orchestrator.worker.trial import TrialJob
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -53,7 +53,7 @@ def _distribution(searched: FloatRange | IntRange | Choice) -> BaseDistribution:
 
 @dataclass
 class CellStudy:
-    """The study of one cell. Trials are numbered from 0 and must be suggested in that order."""
+    """The study of one cell. Trials are numbered from 0, as Optuna does; `num_suggested` is the next one's number."""
 
     name: str
     space: dict[str, BaseDistribution]
@@ -62,20 +62,18 @@ class CellStudy:
     search: SearchConfig
     seed: int
     lookahead: int
-    _asked: list[optuna.Trial] = field(default_factory=list)
+    num_suggested: int = field(default=0, init=False)
     _results: dict[int, TrialFinished] = field(default_factory=dict)
     _num_told: int = 0
 
     def __post_init__(self) -> None:
         self._study = optuna.create_study(directions=list(self.directions), study_name=self.name)
 
-    @property
-    def num_suggested(self) -> int:
-        """Trials that were suggested so far; the number of the next one."""
-        return len(self._asked)
+    def suggest(self, known: Mapping[str, Value] | None = None) -> dict[str, Value] | None:
+        """Settings of the next trial, or None while a result that it must know is outstanding.
 
-    def suggest(self) -> dict[str, Value] | None:
-        """Settings of the next trial, or None while a result that it must know is outstanding."""
+        `known` is what the journal says that they were; sampling them again would give the same.
+        """
         number = self.num_suggested
         while self._num_told <= number - self.lookahead:
             if self._num_told not in self._results:
@@ -85,17 +83,22 @@ class CellStudy:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.sampler = self._sampler(seed_of(self.seed, number))
-            if self.search.sampler == "grid":
-                self._study.enqueue_trial(self._grid_point(number))
-            elif number == 0:
-                self._study.enqueue_trial(self._first_params())
+            fixed = self._fixed_params(number) if known is None else dict(known)
+            if fixed is not None:
+                self._study.enqueue_trial(fixed)
             trial = self._study.ask(self.space)
-        self._asked.append(trial)
+        self.num_suggested += 1
         return dict(trial.params)
 
     def add_result(self, number: int, result: TrialFinished) -> None:
         """What became of a trial; known to later suggestions in trial-number order only."""
         self._results[number] = result
+
+    def _fixed_params(self, number: int) -> dict[str, Value] | None:
+        """Settings that are not the sampler's to choose."""
+        if self.search.sampler == "grid":
+            return self._grid_point(number)
+        return self._first_params() if number == 0 else None
 
     def _first_params(self) -> dict[str, Value]:
         """The first trial's settings, where the space offers them."""
@@ -129,9 +132,9 @@ class CellStudy:
         """Diverged trials count as COMPLETE with the worst values there are, so that the sampler keeps away."""
         result = self._results[number]
         if result.state == TrialState.FAILED or result.objectives is None:
-            self._study.tell(self._asked[number], state=optuna.trial.TrialState.FAIL)
+            self._study.tell(number, state=optuna.trial.TrialState.FAIL)
         else:
-            self._study.tell(self._asked[number], list(result.objectives))
+            self._study.tell(number, list(result.objectives))
 
 
 @dataclass
@@ -177,8 +180,8 @@ class Recorder(Protocol):
 class CellSearch(Searcher):
     """Baselines first, then the least served cell next, until every cell has had its trials.
 
-    `finished` holds what the journal knows of earlier trials, by key: those are not run again. Every report goes to
-    `recorder` before Optuna learns of it. A baseline that fails ends the search; `fatal` says why.
+    `finished` holds the trials that the journal knows to have ended, by key: those are not run again. Every report goes
+    to `recorder` before Optuna learns of it. A baseline that fails ends the search; `fatal` says why.
     """
 
     def __init__(
@@ -186,7 +189,7 @@ class CellSearch(Searcher):
         cells: Sequence[Cell],
         baselines: Sequence[Baseline],
         *,
-        finished: Mapping[str, TrialFinished],
+        finished: Mapping[str, TrialLog],
         recorder: Recorder,
         slot: Mapping[str, Any],
     ) -> None:
@@ -283,14 +286,14 @@ class CellSearch(Searcher):
         return None
 
     def _replay(self) -> None:
-        """Ask again for the trials that the journal has finished, so that every study knows what it knew."""
-        for cell in self._cells:
+        """Go through the trials that the journal has finished, so that every study knows what it knew."""
+        for cell in self._cells if self._finished else ():
             while cell.study.num_suggested < cell.num_trials:
                 number = cell.study.num_suggested
                 known = self._finished.get(trial_key(cell.name, number))
-                if known is None or cell.study.suggest() is None:
+                if known is None or known.finished is None or cell.study.suggest(known.started.params) is None:
                     break
-                cell.study.add_result(number, known)
+                cell.study.add_result(number, known.finished)
 
     def _refuse(self, cell: Cell, number: int, params: dict[str, Value], error: ValueError) -> None:
         """Sampled settings that are fine one by one but not together: a FAILED trial that never ran."""

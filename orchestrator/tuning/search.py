@@ -21,7 +21,7 @@ from orchestrator.config import (
     trial_config,
 )
 from orchestrator.load_config import ConfigError
-from orchestrator.tracking.checkpoints import cell_front, cell_trials, objectives
+from orchestrator.tracking.checkpoints import cell_front, objectives
 from orchestrator.tracking.journal import TrialLog, TrialState
 from orchestrator.tracking.recorder import Recorder
 from orchestrator.tuning.cell_search import Baseline, Cell, CellSearch, CellStudy, distributions, seed_of, trial_key
@@ -85,7 +85,7 @@ class Search:
 
         from orchestrator.tuning.slot import run_on_slot, stop_slots  # noqa: PLC0415
 
-        search = self._cell_search(plan)
+        search = self.searcher(plan)
         scratch = Path(tempfile.mkdtemp(prefix="lethe-tune-"))
         tuner = tune.Tuner(
             tune.with_resources(run_on_slot, {"CPU": 0, _HEAD: head_share(plan.num_slots)}),
@@ -108,12 +108,13 @@ class Search:
         if search.fatal:
             raise SearchError(search.fatal)
 
-    def _cell_search(self, plan: Plan) -> CellSearch:
+    def searcher(self, plan: Plan) -> CellSearch:
+        """What Tune asks for the next job and tells what became of it."""
         log, resources = self.recorder.log, self.sweep.resources
         return CellSearch(
             [self._cell(entry, name) for name in self.sweep.forget_sets for entry in self.sweep.methods],
             self._baselines(),
-            finished={key: trial.finished for key, trial in log.trials.items() if trial.finished and not _again(trial)},
+            finished={key: trial for key, trial in log.trials.items() if trial.finished and not _again(trial)},
             recorder=self.recorder,
             slot={
                 "sweep": self.folder.name,
@@ -145,7 +146,7 @@ class Search:
     def _job_maker(self, entry: MethodEntry, forget_set: str) -> Callable[[int, dict[str, Value]], TrialJob]:
         def make_job(number: int, params: dict[str, Value]) -> TrialJob:
             log = self.recorder.log
-            known = cell_front(log, cell_trials(log, entry.name, forget_set))
+            known = cell_front(log, log.cell(entry.name, forget_set))
             policy = self.sweep.checkpoint.policy
             return TrialJob(
                 key=trial_key(f"{entry.name}/{forget_set}", number),

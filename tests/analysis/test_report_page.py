@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -75,9 +76,7 @@ def test_page_asks_nothing_of_the_network(log, tmp_path):
 def hostile_log(folder):
     name = f"{HOSTILE}{{{{ 7 * 7 }}}}"
     start = started(name, HOSTILE, 0, {f"a.{HOSTILE}": HOSTILE})
-    said = tuple(
-        e.model_copy(update={"output": HOSTILE, "question": HOSTILE, "set_name": HOSTILE}) for e in examples({})
-    )
+    said = tuple(replace(e, output=HOSTILE, question=HOSTILE, set_name=HOSTILE) for e in examples({}))
     broken = started(name, HOSTILE, 1)
     objectives = (OBJECTIVES[0].model_copy(update={"metric": HOSTILE}), OBJECTIVES[1])
     records = [

@@ -9,7 +9,7 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
-from orchestrator.tracking.checkpoints import cell_front, cell_trials
+from orchestrator.tracking.checkpoints import cell_front
 from orchestrator.tracking.journal import TrialState, load_sweep
 from tests.ray import tiny
 
@@ -56,7 +56,7 @@ def test_weights_of_the_fronts_are_kept_and_differ_from_the_start(slot_sweep, mo
     log = load_sweep(folder)
     start = load_file(models / "target" / "model.safetensors")
     for method in ("NPO+GD", "IDK+AP"):
-        cell = cell_trials(log, method, "forget10")
+        cell = log.cell(method, "forget10")
         wanted = {trial.started.key for trial in cell_front(log, cell)}
         assert {trial.started.key for trial in cell if trial.checkpoint} == wanted
         for key in wanted:

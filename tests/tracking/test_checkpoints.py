@@ -1,6 +1,10 @@
-"""Which weights stay."""
+"""Which weights stay, and what a journal is to those who write it."""
+
+import os
+import time
 
 import pytest
+from pydantic import ValidationError
 
 from orchestrator.config import CheckpointConfig
 from orchestrator.tracking.checkpoints import CheckpointKeeper
@@ -9,12 +13,14 @@ from orchestrator.tracking.journal import (
     CheckpointDeleted,
     Journal,
     ObjectiveRecord,
+    StepsReported,
     SweepLog,
     SweepStarted,
     TrialFinished,
     TrialStarted,
     TrialState,
     load_sweep,
+    parse_record,
 )
 from orchestrator.tracking.recorder import Recorder
 
@@ -60,10 +66,56 @@ def test_policy(policy, tmp_path):
     assert len(deleted) == 5 - len(KEPT[policy])
 
 
+def test_the_trials_of_a_cell_are_those_of_its_method_and_forget_set_in_order_of_first_start():
+    log = SweepLog(header())
+    names = [(m, f) for m in ("GA", "NPO", "before", "retain_model") for f in ("f", "g")]
+    for number, (method, forget_set) in [(n, name) for n in (0, 1, 2, 0) for name in names]:  # 0 starts again
+        baseline = method in ("before", "retain_model")
+        key = f"{method}/{forget_set}" + ("" if baseline else f"/t{number}")
+        record = TrialStarted(
+            key=key, method=method, forget_set=forget_set, number=None if baseline else number, params={}, config={}
+        )
+        log.add(record)
+        log.add(TrialFinished(key=key, state=TrialState.COMPLETE, objectives=(0.1 * number, 0.5)))
+    for name in names:
+        scanned = [t for t in log.searched() if (t.started.method, t.started.forget_set) == name]
+        assert [id(trial) for trial in log.cell(*name)] == [id(trial) for trial in scanned]
+    assert [trial.started.number for trial in log.cell("NPO", "g")] == [0, 1, 2]
+    assert log.cell("before", "f") == log.cell("ME", "f") == []
+
+
 def _records(folder):
     from orchestrator.tracking.journal import read_records
 
     return list(read_records(folder / "journal"))
+
+
+def test_only_steps_do_not_wait_for_the_disk(tmp_path, monkeypatch):
+    now, waits = [0.0], []
+    monkeypatch.setattr(os, "fsync", waits.append)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    journal = Journal(tmp_path / "journal")
+    steps, end = StepsReported(key="k", steps=()), TrialFinished(key="k", state=TrialState.FAILED)
+    appended = [(header(), 10, 1), (steps, 10.9, 1), (end, 10.95, 2), (steps, 11.9, 2), (steps, 12, 3), (end, 12, 4)]
+    for record, now[0], num_waits in appended:
+        journal.append(record)
+        assert len(waits) == num_waits
+    assert len(_records(tmp_path)) == len(appended)
+
+
+def test_a_record_with_example_answers_is_written_as_it_was_read_and_their_questions_are_kept_once():
+    example = '{"set_name":"forget","index":3,"question":"Who wrote it?","truth":"Basil","output":"Nobody."}'
+    text = (
+        '{"time":1.5,"kind":"trial_finished","key":"GA/f/t000","state":"COMPLETE","metrics":{"forget/rouge":"NaN"},'
+        '"objectives":[0.25,0.5],"error":null,"seconds":{"train":2.0},"scores_path":null,"scores_sha256":null,'
+        f'"checkpoint":null,"judges":{{}},"examples":[{example},{example}]}}'
+    )
+    record = parse_record(text)
+    assert record.model_dump_json() == text
+    again = parse_record(text)
+    assert again.examples[0].question is record.examples[1].question
+    with pytest.raises(ValidationError):
+        parse_record(text.replace('"output"', '"answer"'))
 
 
 def test_a_journal_has_one_writer_at_a_time(tmp_path):

@@ -1,6 +1,7 @@
 """Suggestions are a function of the cell's seed, the trial's number and what was known by then."""
 
 import itertools
+import json
 import random
 
 import pytest
@@ -8,7 +9,7 @@ from ray.tune.search import Searcher
 
 from orchestrator.config import SearchConfig, trial_config
 from orchestrator.load_config import load_config
-from orchestrator.tracking.journal import ObjectiveRecord, TrialFinished, TrialStarted, TrialState
+from orchestrator.tracking.journal import ObjectiveRecord, TrialFinished, TrialLog, TrialStarted, TrialState
 from orchestrator.tuning.cell_search import Baseline, Cell, CellSearch, CellStudy, distributions, trial_key
 from orchestrator.worker.trial import TrialJob
 
@@ -152,11 +153,12 @@ def test_cells_are_served_in_turn_and_every_report_is_recorded_once():
 def test_resume_repeats_the_same_suggestions_and_runs_only_what_is_missing():
     whole = Tape()
     drive(search(whole))
-    params = {r.key: r.params for r in whole.records if isinstance(r, TrialStarted)}
+    started = {r.key: r for r in whole.records if isinstance(r, TrialStarted)}
+    params = {key: record.params for key, record in started.items()}
     ended = {r.key: r for r in whole.records if isinstance(r, TrialFinished)}
     for kept in (["A/t000"], ["A/t000", "B/t000", "B/t001"], ["B/t000", "B/t001", "B/t002"], list(ended)):
         tape = Tape()
-        searcher = search(tape, finished={key: ended[key] for key in kept})
+        searcher = search(tape, finished={key: TrialLog(started[key], finished=ended[key]) for key in kept})
 
         def same(number, key):
             return ended[key]
@@ -166,6 +168,20 @@ def test_resume_repeats_the_same_suggestions_and_runs_only_what_is_missing():
         assert set(again) == set(params) - set(kept)
         assert all(params[key] == value for key, value in again.items())
         assert searcher.is_done
+
+
+@pytest.mark.parametrize("lookahead", [1, 3])
+def test_a_study_that_is_told_what_was_suggested_goes_on_as_one_that_suggested_it(lookahead):
+    whole, again = study(lookahead=lookahead), study(lookahead=lookahead)
+    params = run(whole, 14)
+    for number, known in enumerate(params[:10]):
+        assert again.suggest(json.loads(json.dumps(known))) == known  # as read from a journal
+        again.add_result(number, result(number))
+    rest = []
+    for number in range(10, 14):
+        rest.append(again.suggest())
+        again.add_result(number, result(number))
+    assert rest == params[10:]
 
 
 def test_baselines_run_first_and_in_order():

@@ -7,7 +7,7 @@ from ray.tune.search import Searcher
 
 from orchestrator.config import SweepConfig, cell_space, first_values, num_combinations, num_trials, trial_config
 from orchestrator.load_config import ConfigError, build_config, load_config
-from orchestrator.tracking.journal import ObjectiveRecord, TrialFinished, TrialStarted, TrialState
+from orchestrator.tracking.journal import ObjectiveRecord, TrialFinished, TrialLog, TrialStarted, TrialState
 from orchestrator.tuning.cell_search import Cell, CellSearch, CellStudy, distributions, trial_key
 from orchestrator.tuning.samples import sample_trials
 from orchestrator.worker.trial import TrialJob
@@ -35,7 +35,8 @@ class Tape:
         return {r.key: tuple(r.params.values()) for r in self.records if isinstance(r, TrialStarted)}
 
     def ended(self):
-        return {r.key: r for r in self.records if isinstance(r, TrialFinished)}
+        started = {r.key: r for r in self.records if isinstance(r, TrialStarted)}
+        return {r.key: TrialLog(started[r.key], finished=r) for r in self.records if isinstance(r, TrialFinished)}
 
 
 def study(sweep, entry, lookahead=1):
