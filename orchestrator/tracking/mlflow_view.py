@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, LoggedModel, LoggedModelOutput, Metric, Param, Run, RunTag
+from mlflow.entities import Experiment, LoggedModelOutput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -36,13 +36,14 @@ MAX_METRICS, MAX_PARAMS = 900, 90  # a request may hold 1000 and 100
 
 @dataclass(slots=True)
 class _Run:
-    """What MLflow holds of one trial."""
+    """What MLflow holds of one trial. Of a run that is `new`, made by this view, all models are known."""
 
     run_id: str
     start_ms: int
     terminated: bool = False
     tags: dict[str, str] = field(default_factory=dict)
     models: set[str] = field(default_factory=set)
+    new: bool = False
 
     @classmethod
     def of(cls, run: Run) -> "_Run":
@@ -113,7 +114,7 @@ class MlflowView:
         TrackingError: MLflow does not answer.
         """
         with self._connected() as client:
-            log = load_sweep(self._sweep_dir)
+            log = load_sweep(self._sweep_dir, keeps_steps=False)
             view = page.saved_view(log.header, page.common_params(log), page.task_curves(log))
             self._tag_experiment(client, {page.VIEW_TAG: view})
             return page.view_fragment(self._id)
@@ -125,14 +126,14 @@ class MlflowView:
         own, named `report`, that the saved view hides and the description names. TrackingError: no answer.
         """
         with self._connected() as client:
-            log = load_sweep(self._sweep_dir)
+            assert self._header is not None
             found = client.search_runs([self._id], "tags.`lethe.kind` = 'report'")
-            tags = {"lethe.kind": "report", "lethe.sweep": log.header.name, "mlflow.runColor": "#BBBBBB"}
+            tags = {"lethe.kind": "report", "lethe.sweep": self._header.name, "mlflow.runColor": "#BBBBBB"}
             start_ms = _milliseconds(self._first_header().time)
             run = found[0] if found else client.create_run(self._id, start_ms, tags, "report")
             client.log_text(run.info.run_id, path.read_text(encoding="utf-8"), page.REPORT)
             client.set_terminated(run.info.run_id, "FINISHED", start_ms)
-            self._tag_experiment(client, {"mlflow.note.content": page.describe(log.header, run.info.run_id)})
+            self._tag_experiment(client, {"mlflow.note.content": page.describe(self._header, run.info.run_id)})
             return page.report_fragment(self._id, run.info.run_id)
 
     @property
@@ -234,8 +235,9 @@ class MlflowView:
             else:
                 _send(client, run, news.metrics, params)
         if news.deleted:
-            for model in self._models(client, run):
-                client.delete_logged_model(model.model_id)
+            for model_id in self._models(client, run):
+                client.delete_logged_model(model_id)
+                run.models.discard(model_id)
             _send(client, run, tags={"lethe.checkpoint": "deleted"})
 
     def _run_of(self, client: MlflowClient, key: str, started: TrialStarted | None) -> _Run | None:
@@ -251,6 +253,7 @@ class MlflowView:
             assert self._header is not None
             tags = page.run_tags(started, self._header, self._color(started.method))
             self._runs[key] = run = _Run.of(client.create_run(self._id, start_ms, tags, key))
+            run.new = True
         if start_ms < run.start_ms:
             self._stale.add(key)
             return None
@@ -282,7 +285,7 @@ class MlflowView:
     def _checkpoint(self, client: MlflowClient, key: str, run: _Run, checkpoint: str) -> str:
         """A logged model that points at the weights where they are; they are not copied."""
         found = self._models(client, run)
-        model = (
+        model_id: str = (
             found[0]
             if found
             else client.create_logged_model(
@@ -292,17 +295,20 @@ class MlflowView:
                 tags={"lethe.trial_key": key, "lethe.checkpoint": str(self._sweep_dir / checkpoint)},
                 params={name: run.tags[f"lethe.{name}"] for name in ("method", "forget_set")},
                 model_type="unlearned",
-            )
+            ).model_id
         )
-        model_id: str = model.model_id
         client.finalize_logged_model(model_id, "READY")
         if model_id not in run.models:  # the link is not idempotent
             client.log_outputs(run.run_id, [LoggedModelOutput(model_id, 0)])
             run.models.add(model_id)
         return model_id
 
-    def _models(self, client: MlflowClient, run: _Run) -> list[LoggedModel]:
-        return list(client.search_logged_models([self._id], f"source_run_id = '{run.run_id}'"))
+    def _models(self, client: MlflowClient, run: _Run) -> list[str]:
+        """Ids of the run's models that were not deleted."""
+        if run.new:
+            return list(run.models)
+        found = client.search_logged_models([self._id], f"source_run_id = '{run.run_id}'")
+        return [model.model_id for model in found]
 
 
 def _milliseconds(seconds: float) -> int:

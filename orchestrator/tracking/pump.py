@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 from orchestrator.tracking.journal import Record
 
-MAX_BATCH_RECORDS = 500
+MAX_BATCH_RECORDS = 2000
 LINGER_SECONDS = 0.5  # records that arrive together travel together: one request per run and flush
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 _CLIENT_ENV = {
@@ -79,12 +79,17 @@ class Pump(Generic[ViewT]):
         """Queue a call on the view, made once every record put before it is shipped; returns at once."""
         self._queue.put(action)
 
+    @property
+    def num_waiting(self) -> int:
+        """Records that were put and are not shipped yet."""
+        return self._num_put - self._num_shipped
+
     def close(self, timeout_seconds: float) -> int:
         """Ship what is left, for at most `timeout_seconds` and not while the server is away. Returns records left."""
         self._closing.set()
         self._queue.put(None)
         self._thread.join(timeout_seconds)
-        return self._num_put - self._num_shipped
+        return self.num_waiting
 
     def _run(self) -> None:
         set_client_env()
