@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.recording import processor
 from orchestrator.analysis.summary import TrialSummary, summarize
 from orchestrator.tracking.journal import load_sweep
 
@@ -141,7 +142,7 @@ def record(name: str, folder: Path) -> tuple[Path, Path]:
     first, last = next(iter(log.trials.values())).started.time, summary.last_time
     facts = {
         "date": time.strftime("%Y-%m-%d", time.localtime(last)),
-        "machine": f"{platform.machine()}, {_processor()}",
+        "machine": f"{platform.machine()}, {processor()}",
         "versions": summary.versions,
         "command": f"python -m benchmarks.sweeps {name} DATA_AND_MODELS STORAGE",
         "objectives": [objective.metric for objective in summary.objectives],
@@ -237,13 +238,6 @@ def _number(value: float | str | None) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     return f"{value:.3f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.1e}"
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or "unknown processor"
 
 
 def main() -> int:

@@ -1,0 +1,27 @@
+"""What every record says of where its numbers come from."""
+
+import platform
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def circumstances(packages: Sequence[str], command: str) -> dict[str, Any]:
+    """Date, machine, versions and command of a run."""
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{platform.machine()}, {processor()}",
+        "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
+        "command": command,
+    }
+
+
+def processor() -> str:
+    """The name of this machine's processor."""
+    cpuinfo = Path("/proc/cpuinfo")
+    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or "unknown processor"
