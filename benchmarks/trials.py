@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing import spawn
+from torch import multiprocessing
 
 from benchmarks.fidelity import CASES, SHARED, Case
 from benchmarks.recording import circumstances
@@ -172,7 +172,7 @@ def score_padding(rank: int, folder: str) -> None:
 
 def start(work: Any, args: tuple[Any, ...], nprocs: int) -> None:
     """Run work(rank, *args) in processes of their own."""
-    spawn.spawn(work, args=args, nprocs=nprocs)  # type: ignore[no-untyped-call]
+    multiprocessing.spawn(work, args=args, nprocs=nprocs)  # type: ignore[no-untyped-call, attr-defined]
 
 
 def summary(folder: Path, repeats: int) -> dict[str, Any]:
