@@ -179,7 +179,8 @@ def test_searches_start_where_the_paper_is(name):
         assert ("method.beta" in first) == bool({"NPO", "DPO", "AP"} & set(entry.name.split("+")))
         found = trial_config(sweep, entry, sweep.forget_sets[0], first)
         wanted = trial_config(paper, by_name[entry.name], sweep.forget_sets[0], {})
-        same = {"convention": "paper_code", **({"learning_rate": 1e-5} if name == "tofu_lora" else {})}
+        same = {"convention": "paper_code", "micro_batch_size": 4}  # masked: no matter how a step is cut
+        same |= {"learning_rate": 1e-5} if name == "tofu_lora" else {}
         assert found.train.model_copy(update=same) == wanted.train
         for part in ("forget_weight", "retain_weight", "forget", "retain"):
             assert getattr(found.method, part) == getattr(wanted.method, part)

@@ -76,7 +76,7 @@ def same_weights(one, other):
     assert one.weights.keys() == other.weights.keys()
     for name, weight in other.weights.items():
         # By their norm: where a gradient is nothing but rounding, Adam makes a whole step of it.
-        assert (one.weights[name] - weight).norm() <= 1e-5 * weight.norm(), name
+        assert (one.weights[name] - weight).norm() <= 1e-4 * weight.norm(), name
 
 
 def test_every_rank_sees_the_same_losses_and_ends_with_the_same_weights(runs):
