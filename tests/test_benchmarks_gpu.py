@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -16,7 +17,7 @@ import torch.multiprocessing as mp
 
 from benchmarks.gpu import evaluation, record, setting, study_page, tofu_study, training, training_page
 from benchmarks.gpu.flops import LLAMA2_7B, Shape, Work, peak_flops, training_flops, work_of
-from benchmarks.gpu.isolated import Child, serve
+from benchmarks.gpu.isolated import Child, in_turn, serve
 from benchmarks.gpu.without_ray import Rounds
 from orchestrator.base_config import EMBEDDED
 from orchestrator.tracking.journal import CellRecord, SweepLog, SweepStarted, TrialStarted, load_sweep
@@ -60,26 +61,23 @@ def test_a_device_has_a_peak_or_it_must_be_stated():
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
-    setting.prepare(folder, setting.scenario(None, num_authors=20))
+    setting.prepare(folder, setting.scenario(None, num_authors=10))
     return folder
 
 
-def in_process(index, plans, folder):
+def in_process(index, plan, out):
     """Measure everything in this process, which is not that of the tests: DeepSpeed leaves things behind."""
     torch.set_num_threads(1)
     with setting.process_group():
-        for name, measure, plan in plans:
-            results = [measure(json.loads(json.dumps(what))) for what in plan]
-            (folder / f"{name}.json").write_text(json.dumps(results))
+        out.write_text(json.dumps([training.measure(what) for what in plan]))
 
 
 @pytest.fixture(scope="module")
-def measured(work):
-    """What both programs plan, on a model of some thousand weights, with what they measured."""
-    make_judge(work / "judge")
-    rows = {"shape": "tiny", "target": None, "data": None, "authors": 20}
-    training_arguments = Namespace(
-        **rows,
+def trained(work):
+    """Every mode and method on a model of some thousand weights, in one process."""
+    arguments = Namespace(
+        shape="tiny",
+        target=None,
         modes=["full", "lora", "naive"],
         methods=list(training.METHODS),
         zero=["2"],
@@ -89,33 +87,15 @@ def measured(work):
         naive_steps=1,
         batch_size=4,
     )
-    evaluation_arguments = Namespace(
-        **rows,
-        modes=["lethe", "naive"],
-        batch_size=[8],
-        rows=3,
-        naive_rows=2,
-        encoder=EMBEDDED,
-        entailment=str(work / "judge"),
-    )
-    scenario = setting.scenario(None, num_authors=20)
-    plans = [
-        ("training", training.measure, training._plan(training_arguments, scenario, work)),
-        ("evaluation", evaluation.measure, evaluation._plan(evaluation_arguments, work)),
-    ]
-    for what in plans[0][2] + plans[1][2]:
+    plan = training._plan(arguments, setting.scenario(None, num_authors=10), work)
+    for what in plan:
         what["shape"] = asdict(Shape(16, 1, 16, 2, 2500))
-    mp.spawn(in_process, args=(plans, work), nprocs=1, join=True)
-    found = {}
-    for name, _, plan in plans:
-        results = json.loads((work / f"{name}.json").read_text())
-        found[name] = [{**what, "state": "measured", **one} for what, one in zip(plan, results, strict=True)]
-    return found
-
-
-@pytest.fixture(scope="module")
-def trained(measured):
-    return [run | training.rates(run, PEAK) for run in measured["training"]]
+    mp.spawn(in_process, args=(plan, work / "training.json"), nprocs=1, join=True)
+    results = json.loads((work / "training.json").read_text())
+    return [
+        {**what, "state": "measured", **one, **training.rates(one, PEAK)}
+        for what, one in zip(plan, results, strict=True)
+    ]
 
 
 def test_every_configuration_has_sane_numbers(trained):
@@ -226,40 +206,41 @@ def test_a_child_that_is_killed_did_not_fit_and_one_that_takes_too_long_is_ended
     assert Child("lethe_child").measure({"killed": False}, 60) == {"state": "measured"}
     assert Child("lethe_child").measure({"killed": True}, 60)["state"] == "does not fit"
     assert Child("lethe_child").measure({"killed": False}, 0.0)["state"] == "out of time"
-
-
-# ---- Evaluation. ----
-
-
-def test_evaluation_and_the_naive_loop_beside_it(measured):
-    runs = measured["evaluation"]
-    ours, naive = runs
-    assert ours["sets"] == naive["rows"] == {"forget": 3, "retain": 3, "facts": 3}
-    assert ours["answer_tokens"] > 0 and ours["seconds"] > 0
-    assert naive["seconds"] >= 3 * naive["judges_seconds"] > 0
-    facts = {"shape": "tiny", "device": "cpu", "weights": "random", "judges": "two", "naive_rows": 2, "runs": runs}
-    assert "forget 3, retain 3, facts 3" in "\n".join(evaluation.page(facts))
+    assert list(in_turn("lethe_child", [{"killed": False}], lambda: None)) == []
+    plan, left = [{"killed": False}] * 3, iter([60, 60, None])
+    assert [result for _, result in in_turn("lethe_child", plan, lambda: next(left))] == [{"state": "measured"}] * 2
 
 
 # ---- The commands, each measurement in a process of its own. ----
 
+SHARED = ["--shape", "tiny", "--data", "authors", "--authors", "10"]
 
-def test_the_commands_write_their_records(work, measured, tmp_path):
-    shared = ["--shape", "tiny", "--data", "authors", "--authors", "20"]
-    speed, scoring = tmp_path / "training.json", tmp_path / "evaluation.json"
+
+def records(command, *arguments, out):
+    alone = mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1"})  # beside other tests threads wait for each other
+    with alone, mock.patch.object(sys, "argv", ["", *SHARED, *arguments, "--out", str(out)]):
+        assert command.main() == 0
+    facts = json.loads(out.read_text())
+    assert facts["device"] and facts["versions"]["torch"] and facts["command"].startswith("python -m")
+    assert [run["state"] for run in facts["runs"]] == ["measured"] * len(facts["runs"]), facts["runs"]
+    return facts["runs"], out.with_suffix(".md").read_text()
+
+
+def test_the_command_of_training_writes_its_record(tmp_path):
     few = ["--methods", "ME+GD", "--modes", "full", "--zero", "0", "--batch-size", "4", "--warmup", "1", "--steps", "1"]
-    with mock.patch.object(sys, "argv", ["", *shared, *few, "--peak-tflops", "1", "--out", str(speed)]):
-        assert training.main() == 0
-    judge = ["--entailment", str(work / "judge"), "--modes", "lethe", "--rows", "2", "--batch-size", "8"]
-    with mock.patch.object(sys, "argv", ["", *shared, *judge, "--out", str(scoring)]):
-        assert evaluation.main() == 0
-    for path in (speed, scoring):
-        facts = json.loads(path.read_text())
-        assert facts["device"] and facts["versions"]["torch"] and facts["command"].startswith("python -m")
-        assert [run["state"] for run in facts["runs"]] == ["measured"], facts["runs"]
-        assert path.with_suffix(".md").read_text().startswith("# ")
-    (run,) = json.loads(speed.read_text())["runs"]
+    (run,), text = records(training, *few, "--peak-tflops", "1", out=tmp_path / "training.json")
     assert run["tokens_per_second"] > 0 and 0 < run["utilisation"] < 1
+    assert "| full | ME+GD | 0 | defaults |" in text and "rows of 10 generated authors" in text
+
+
+def test_the_command_of_evaluation_has_the_naive_loop_beside_it(tmp_path):
+    make_judge(tmp_path / "judge")
+    few = ["--entailment", str(tmp_path / "judge"), "--rows", "2", "--batch-size", "8", "--naive-rows", "1"]
+    (ours, naive), text = records(evaluation, *few, out=tmp_path / "evaluation.json")
+    assert ours["sets"] == naive["rows"] == {"forget": 2, "retain": 2, "facts": 2}
+    assert ours["answer_tokens"] > 0 and ours["seconds"] > 0
+    assert naive["seconds"] >= 3 * naive["judges_seconds"] > 0
+    assert "Rows: forget 2, retain 2, facts 2." in text and "| naive |" in text
 
 
 # ---- The study. ----

@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.gpu import setting
 from benchmarks.gpu.flops import Shape
-from benchmarks.gpu.isolated import Child, serve
+from benchmarks.gpu.isolated import in_turn, serve
 from benchmarks.gpu.record import Record, circumstances, table
 from orchestrator.base_config import EMBEDDED
 from orchestrator.embedded import judge_recipe, make
@@ -161,8 +161,7 @@ def run(arguments: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
     facts |= {"shape": arguments.shape, "weights": weights, "naive_rows": arguments.naive_rows}
     facts["judges"] = f"{Path(arguments.encoder).name} and {Path(arguments.entailment).name}"
     record, found = Record(arguments.out, facts, page), []
-    for what in _plan(arguments, work):
-        result = Child(__spec__.name).measure(what, arguments.timeout)
+    for what, result in in_turn(__spec__.name, _plan(arguments, work), lambda: arguments.timeout):
         one = {"name": what["name"], "mode": what["mode"], "date": facts["date"], **result}
         record.add(one)
         found.append(one)
@@ -190,6 +189,10 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     """Command line; exit code 1 if something could not be measured."""
     if sys.argv[1:] == ["--child"]:
+        import sentence_transformers  # noqa: PLC0415, F401  (imported while another process measures)
+
+        from orchestrator.worker import evaluation  # noqa: PLC0415, F401
+
         return serve(measure)
     arguments = _arguments()
     with tempfile.TemporaryDirectory(prefix="lethe-gpu-") as work:

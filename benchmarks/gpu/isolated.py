@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -44,6 +44,23 @@ class Child:
         """End the process, whatever it does."""
         self._process.kill()
         self._process.communicate()
+
+
+def in_turn(
+    module: str, plan: Sequence[dict[str, Any]], seconds: Callable[[], float | None]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each of `plan` with its result. `seconds` says before each how long it may take; None: no more of them."""
+    waiting = Child(module) if plan else None
+    try:
+        for number, what in enumerate(plan):
+            allowed = seconds()
+            if waiting is None or allowed is None:
+                return
+            child, waiting = waiting, Child(module) if number + 1 < len(plan) else None
+            yield what, child.measure(what, allowed)
+    finally:
+        if waiting is not None:
+            waiting.stop()
 
 
 def serve(measure: Callable[[dict[str, Any]], dict[str, Any]]) -> int:

@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.gpu import setting
 from benchmarks.gpu.flops import Shape, Work, peak_flops, training_flops, work_of
-from benchmarks.gpu.isolated import Child, serve
+from benchmarks.gpu.isolated import in_turn, serve
 from benchmarks.gpu.naive import FORGET_WEIGHT
 from benchmarks.gpu.record import Record, circumstances
 from benchmarks.gpu.training_page import page
@@ -234,23 +234,20 @@ def run(arguments: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
     record = Record(arguments.out, facts, page)
     end = time.monotonic() + 60 * arguments.minutes
     plan, found = _plan(arguments, rows, work), []
-    waiting: Child | None = Child(__spec__.name)
-    for number, what in enumerate(plan):
-        assert waiting is not None
+
+    def seconds() -> float | None:
         left = end - time.monotonic()
-        if left < arguments.reserve:
-            print(f"{len(plan) - number} configurations are left: the minutes are over", flush=True)
-            break
-        child, waiting = waiting, Child(__spec__.name) if number + 1 < len(plan) else None
-        result = child.measure(what, min(arguments.timeout, left))
+        return min(arguments.timeout, left) if left >= arguments.reserve else None
+
+    for what, result in in_turn(__spec__.name, plan, seconds):
         kept = {key: what[key] for key in ("name", "mode", "method", "zero", "variant")}
         one = {**kept, "date": facts["date"], **result}
         one |= rates(one, peak) if one["state"] == "measured" else {}
         record.add(one)
         found.append(one)
         print(_line(one), flush=True)
-    if waiting is not None:
-        waiting.stop()
+    if len(found) < len(plan):
+        print(f"{len(plan) - len(found)} configurations are left: the minutes are over", flush=True)
     return found
 
 
