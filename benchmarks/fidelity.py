@@ -228,7 +228,7 @@ class PlainRun:
         """KL(U || p), averaged over the positions that have labels."""
         logits = self.model(input_ids=rows.ids, attention_mask=rows.attention).logits[:, :-1]
         logits = logits[rows.labels[:, 1:] != IGNORED]
-        uniform = torch.full((logits.shape[-1],), 1 / logits.shape[-1])
+        uniform = torch.full_like(logits[0], 1 / logits.shape[-1])
         logps = (logits.softmax(-1) + self.floor).log() if self.floor else logits.log_softmax(-1)
         divergence: Tensor = (uniform * (uniform.log() - logps)).sum(-1)
         return divergence.mean()
