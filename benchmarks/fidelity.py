@@ -1,6 +1,6 @@
 """The paper's whole run of 12 steps, beside a second implementation that shares nothing with the first.
 
-python benchmarks/fidelity.py [--data DIR] [--model DIR] [--refusals FILE] [--methods NAME ..] [--steps N] [--out FILE]
+python -m benchmarks.fidelity [--data DIR] [--model DIR] [--refusals FILE] [--methods NAME ..] [--steps N] [--out FILE]
 
 Both forget the 40 rows of forget01 with a small Llama under `paper_code`: 5 epochs, micro-batches of 4 rows, 4 of them
 a step, rows of 500 tokens, float32, one process. One is what a trial does: rows, plan, batches, DeepSpeed, loop. The
@@ -11,19 +11,18 @@ published code's log(p + 1e-12), which Lethe does not follow. `--out` records th
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from benchmarks.recording import circumstances
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 TOLERANCE = 5e-4
@@ -293,12 +292,7 @@ def table(results: Sequence[Result]) -> str:
 
 def record(results: Sequence[Result], out: Path, command: str) -> None:
     """Write the numbers to `out` and the table beside it."""
-    versions = {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
-    facts = {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {_processor()}",
-        "versions": versions,
-        "command": command,
+    facts = circumstances(PACKAGES, command) | {
         "tolerance": TOLERANCE,
         "methods": [_numbers(result) for result in results],
     }
@@ -306,7 +300,7 @@ def record(results: Sequence[Result], out: Path, command: str) -> None:
     page = [
         "# The paper's run of 12 steps, by two implementations",
         f"{facts['date']}, {facts['machine']}. `{command}`. Numbers: [{out.name}]({out.name}).",
-        "Versions: " + ", ".join(f"{package} {number}" for package, number in versions.items()) + ".",
+        "Versions: " + ", ".join(f"{package} {number}" for package, number in facts["versions"].items()) + ".",
         table(results),
     ]
     out.with_suffix(".md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
@@ -317,14 +311,6 @@ def _numbers(result: Result) -> dict[str, Any]:
     if result.floored:
         numbers |= dict(zip(("floor_max_absolute", "floor_max_relative"), result.floor_differences, strict=True))
     return {key: value for key, value in numbers.items() if value != []}
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else []:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or "unknown processor"
 
 
 def _arguments() -> argparse.Namespace:
@@ -353,7 +339,7 @@ def main() -> int:
         torch.distributed.destroy_process_group()
     if arguments.out:
         options = [f"--{name} {value}" for name, value in vars(arguments).items() if name == "steps" and value]
-        record(results, arguments.out, " ".join(["python benchmarks/fidelity.py", *options]))
+        record(results, arguments.out, " ".join(["python -m benchmarks.fidelity", *options]))
     failed = [result.case.method for result in results if not result.agrees]
     if failed:
         print(f"a step of {', '.join(failed)} differs by more than {TOLERANCE:g}", file=sys.stderr)

@@ -96,14 +96,15 @@ def evaluate(arguments: argparse.Namespace) -> None:
     with watch.phase("evaluate"):
         for name, (file, kind) in SETS.items():
             rows = json_lines(arguments.data / f"{file}.json")[:ROWS_PER_SET]
-            scores[name] = _score_set(name, kind, rows, (tokenizer, model), arguments)
+            scores[name] = score_set(name, kind, rows, (tokenizer, model), arguments)
     metrics = summarise(scores, {name: kind for name, (_, kind) in SETS.items()})
     _write(arguments.model / EVALUATION_FILE, {"seconds": watch.seconds, "metrics": metrics})
 
 
-def _score_set(
+def score_set(
     name: str, kind: str, rows: list[dict[str, Any]], loaded: tuple[Any, Any], arguments: argparse.Namespace
 ) -> list[ExampleScore]:
+    """Scores of the rows of a set, its judges loaded for it. `loaded`: tokenizer and model."""
     tokenizer, model = loaded
     answers = [row["answer"] for row in rows]
     truths = [row.get("original_answer") or row["answer"] for row in rows]
@@ -123,8 +124,8 @@ def _score_set(
         means = [total / count for total, count in flat]
         wrong += [tuple(means[i : i + per_row]) for i in range(0, len(means), per_row)]
     rouges = [rouge_l_recall(text, answer) for text, answer in zip(texts, answers, strict=True)]
-    cosines = _cosines(arguments.encoder, texts, truths)
-    labels = _entailment(arguments.judge, kind, texts, truths)
+    cosines = cosines_of(arguments.encoder, texts, truths)
+    labels = entailment_of(arguments.judge, kind, texts, truths)
     return [
         ExampleScore(
             set_name=name,
@@ -183,7 +184,8 @@ def _generate(model: Any, tokenizer: Any, questions: Sequence[str]) -> list[str]
     return [str(text) for text in tokenizer.batch_decode(said, skip_special_tokens=True)]
 
 
-def _cosines(encoder: str, texts: Sequence[str], truths: Sequence[str]) -> list[float]:
+def cosines_of(encoder: str, texts: Sequence[str], truths: Sequence[str]) -> list[float]:
+    """Cosine of each text with its truth, each sentence embedded by itself."""
     from sentence_transformers import SentenceTransformer  # noqa: PLC0415  (seconds to import)
 
     model = SentenceTransformer(encoder)
@@ -196,7 +198,8 @@ def _cosines(encoder: str, texts: Sequence[str], truths: Sequence[str]) -> list[
 
 
 @torch.no_grad()
-def _entailment(judge: str, kind: str, texts: Sequence[str], truths: Sequence[str]) -> list[str]:
+def entailment_of(judge: str, kind: str, texts: Sequence[str], truths: Sequence[str]) -> list[str]:
+    """The judge's label of each text and its truth, in lower case."""
     from transformers import pipeline  # noqa: PLC0415  (seconds to import)
 
     classify: Any = pipeline("text-classification", model=judge)

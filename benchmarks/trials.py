@@ -25,8 +25,9 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing
 
-from benchmarks.fidelity import CASES, SHARED, Case
+from benchmarks.fidelity import CASES
 from benchmarks.recording import circumstances
+from benchmarks.versus_scripts import sweep_settings
 from orchestrator.base_config import EMBEDDED
 
 PACKAGES = ("lethe-unlearning", "torch", "transformers", "deepspeed")
@@ -48,29 +49,13 @@ class Passed:
         self.tokens += inputs[0].numel()
 
 
-def trial_config(case: Case, convention: str = "masked") -> Any:
-    """The trial of a case."""
-    from orchestrator import config  # noqa: PLC0415
+def trial_of(method: str) -> Any:
+    """The configuration of a method's trial."""
+    from orchestrator.config import SweepConfig, trial_config  # noqa: PLC0415
 
-    sweep = config.SweepConfig.model_validate(
-        {
-            "name": "trials",
-            "scenario": {
-                "name": "tofu",
-                "source": str(SHARED / "data" / "tofu_small"),
-                "retain_sets": {"forget01": "retain90"},
-                "refusals": str(SHARED / "data" / "refusals.txt"),
-            },
-            "model": {"target": str(SHARED / "models" / "tofu_tiny_target")},
-            "methods": [case.method],
-            "forget_sets": ["forget01"],
-            "search": {"space": {}},
-            "train": {"convention": convention, "batch_size": 16, "learning_rate": case.learning_rate},
-            "evaluation": {"max_rows_per_set": 40, "encoder": EMBEDDED, "batch_size": 128},
-        }
-    )
-    entry = config.MethodEntry(name=case.method, forget_weight=case.forget_weight)
-    return config.trial_config(sweep, entry, "forget01", {})
+    sweep = SweepConfig.model_validate(sweep_settings("masked", EMBEDDED, EMBEDDED))
+    (entry,) = [entry for entry in sweep.methods if entry.name == method]
+    return trial_config(sweep, entry, "forget01", {})
 
 
 def measure(rank: int, num_workers: int, folder: str, methods: list[str], repeats: int) -> None:
@@ -87,7 +72,7 @@ def measure(rank: int, num_workers: int, folder: str, methods: list[str], repeat
     parts, found = WorkerParts(torch.device("cpu")), []
     for number in range(repeats):
         for case in (case for case in CASES if case.method in methods):
-            config, clock, passed = trial_config(case), Clock(), Passed()
+            config, clock, passed = trial_of(case.method), Clock(), Passed()
             assert isinstance(config.method, MethodConfig)
             (task,) = parts.tasks(config)
             plan = plan_task(config, task, parts)
@@ -145,8 +130,8 @@ def score_padding(rank: int, folder: str) -> None:
     from orchestrator.worker.training import plan_task, train_task  # noqa: PLC0415
 
     start_process_group(rank, 1, f"file://{folder}/store-score")
-    parts, case = WorkerParts(torch.device("cpu")), Case("GA+GD", 9e-4)
-    config = trial_config(case)
+    parts, config = WorkerParts(torch.device("cpu")), trial_of("GA+GD")
+    config = config.model_copy(update={"train": config.train.model_copy(update={"learning_rate": 9e-4})})
     (task,) = parts.tasks(config)
     loaded = load_model(config.model, parts.device)
     model = train_task(config, plan_task(config, task, parts), loaded, lambda s: None, Clock(), lambda engine: None)

@@ -27,7 +27,7 @@ from typing import Any
 import psutil
 import yaml
 
-from benchmarks.fidelity import CASES, SHARED, Case
+from benchmarks.fidelity import ACCUMULATION, CASES, EPOCHS, MICRO_BATCH, SHARED, Case
 from benchmarks.naive_loop import EVALUATION_FILE, ROWS_PER_SET, SECONDS_FILE
 from benchmarks.recording import circumstances
 from orchestrator.base_config import EMBEDDED
@@ -123,7 +123,7 @@ def lethe_run(folder: Path, convention: str, judge: str, encoder: str, number: i
     storage = folder / f"lethe-{convention}-{number}"
     storage.mkdir()
     file = storage / "sweep.yaml"
-    file.write_text(yaml.safe_dump(_sweep(storage, convention, judge, encoder)))
+    file.write_text(yaml.safe_dump(sweep_settings(convention, encoder, judge) | {"storage": str(storage)}))
     process = Process([sys.executable, "-m", "orchestrator.sweep", str(file)], OMP_NUM_THREADS="1")
     (sweep,) = [path for path in storage.iterdir() if (path / "journal").is_dir()]
     log = load_sweep(sweep)
@@ -134,10 +134,10 @@ def lethe_run(folder: Path, convention: str, judge: str, encoder: str, number: i
     return Run(process.seconds, process.peak_bytes / 2**30, trials, between)
 
 
-def _sweep(storage: Path, convention: str, judge: str, encoder: str) -> dict[str, Any]:
+def sweep_settings(convention: str, encoder: str, judge: str) -> dict[str, Any]:
+    """A sweep file of the four trials, one for each method."""
     return {
         "name": "versus",
-        "storage": str(storage),
         "scenario": {
             "name": "tofu",
             "source": str(SHARED / "data" / "tofu_small"),
@@ -148,7 +148,7 @@ def _sweep(storage: Path, convention: str, judge: str, encoder: str) -> dict[str
         "methods": [_method(case) for case in CASES],
         "forget_sets": ["forget01"],
         "search": {"trials_per_cell": 1, "space": {}},
-        "train": {"convention": convention, "batch_size": 16, "epochs": 5, "micro_batch_tokens": 1024},
+        "train": {"convention": convention, "batch_size": MICRO_BATCH * ACCUMULATION, "epochs": EPOCHS},
         "evaluation": {"max_rows_per_set": ROWS_PER_SET, "encoder": encoder, "entailment": judge, "batch_size": 128},
         "resources": {"workers_per_trial": 2},
     }

@@ -6,7 +6,7 @@ so (B, T, V) never has to exist.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,11 @@ PIECE = 1024  # positions whose logits exist at once: 128 MiB for a vocabulary o
 
 class Outputs(Protocol):
     """A model's predictions on one TokenBatch, kept as states that a head turns into logits where they are asked."""
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether the head may be asked any number of times; not where each time is a collective of all ranks."""
+        ...
 
     def states(self, where: Tensor) -> Tensor:
         """States at the positions where the (B, T) bool mask holds, row by row: (P, H)."""
@@ -35,6 +40,7 @@ class FullLogits:
     """Outputs from ready logits (B, T, V)."""
 
     values: Tensor
+    in_pieces: ClassVar[bool] = False  # they exist already
 
     def states(self, where: Tensor) -> Tensor:
         """See Outputs."""
@@ -51,6 +57,7 @@ class HiddenStates:
 
     hidden: Tensor
     head: Callable[[Tensor], Tensor]
+    in_pieces: bool = True
 
     def states(self, where: Tensor) -> Tensor:
         """See Outputs."""
@@ -69,6 +76,7 @@ class PackedStates:
     attended: Tensor
     numbers: Tensor
     head: Callable[[Tensor], Tensor]
+    in_pieces: bool = True
 
     def states(self, where: Tensor) -> Tensor:
         """See Outputs."""
@@ -106,7 +114,7 @@ def at_positions(outputs: Outputs, where: Tensor, value: Callable[..., Tensor], 
         return value(outputs.head(states).float(), *rows)
 
     states = outputs.states(where)
-    if len(states) <= PIECE:
+    if len(states) <= PIECE or not outputs.in_pieces:
         return piece(states, *inputs)
     pieces = zip(*(torch.split(tensor, PIECE) for tensor in (states, *inputs)), strict=True)
     if torch.is_grad_enabled():

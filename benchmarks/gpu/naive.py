@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks import naive_loop
 from benchmarks.fidelity import ACCUMULATION, IGNORED, MICRO_BATCH, Case, PlainRun, Rows
@@ -40,14 +39,6 @@ class DeviceRun(PlainRun):
         self.num_processed += rows.ids.numel()
         return rows
 
-    def _max_entropy(self, rows: Rows) -> Tensor:
-        """KL(U || p) over all logits of the positions that have labels, on the model's device."""
-        logits = self.model(input_ids=rows.ids, attention_mask=rows.attention).logits[:, :-1]
-        logps = logits[rows.labels[:, 1:] != IGNORED].log_softmax(-1)
-        uniform = torch.full_like(logps[0], 1 / logps.shape[-1])
-        divergence: Tensor = (uniform * (uniform.log() - logps)).sum(-1)
-        return divergence.mean()
-
 
 def train(method: str, folder: Path, tokenizer: Any, model: Any, num_steps: int) -> dict[str, Any]:
     """Seconds of `num_steps` steps of 16 rows, as each of the paper's two processes runs them, after one to warm up."""
@@ -77,15 +68,15 @@ def evaluate(
     """
     place, settings = loaded[1].device, argparse.Namespace(encoder=encoder, judge=judge)
     name, kind, rows = sets[0]
-    naive_loop._score_set(name, kind, rows[:2], loaded, settings)
+    naive_loop.score_set(name, kind, rows[:2], loaded, settings)
     start = now(place)
     text = rows[0]["answer"]
-    naive_loop._cosines(encoder, [text], [text])
-    naive_loop._entailment(judge, kind, [text], [text])
+    naive_loop.cosines_of(encoder, [text], [text])
+    naive_loop.entailment_of(judge, kind, [text], [text])
     judges_seconds = now(place) - start
     found = {}
     for name, kind, rows in sets:
         start = now(place)
-        naive_loop._score_set(name, kind, rows, loaded, settings)
+        naive_loop.score_set(name, kind, rows, loaded, settings)
         found[name] = {"rows": len(rows), "seconds": round(now(place) - start, 3)}
     return {"sets": found, "judges_seconds": round(judges_seconds, 3)}

@@ -85,11 +85,10 @@ class Judges:
     The result for a text is the same bit for bit whatever it is asked together with and whatever was asked before.
     """
 
-    def __init__(self, encoder: str, entailment: str, *, device: torch.device, batch_size: int) -> None:
+    def __init__(self, encoder: str, entailment: str, *, device: torch.device) -> None:
         from sentence_transformers import SentenceTransformer  # noqa: PLC0415  (seconds to import)
         from transformers import AutoModelForSequenceClassification, AutoTokenizer  # noqa: PLC0415
 
-        del batch_size  # shapes must not depend on it: judges are kept for trials with others
         self._device = device
         self._shapes = _CPU if device.type == "cpu" else _ACCELERATOR
         self._encoder = SentenceTransformer(encoder_path(encoder), device=str(device)).eval()
@@ -106,7 +105,6 @@ class Judges:
             )
         self._embeddings: Memory[str, NDArray[np.float32]] = Memory(REMEMBERED)
         self._entailments: Memory[tuple[str, str], str] = Memory(REMEMBERED)
-        self._truths: dict[tuple[str, ...], NDArray[np.float32]] = {}
         self.names = {"encoder": _encoder_name(encoder), "entailment": _entailment_name(entailment)}
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -114,13 +112,6 @@ class Judges:
         if not texts:
             return np.zeros((0, self._encoder.get_embedding_dimension() or 0), np.float32)
         return np.stack(self._embeddings.recall(texts, self._encode))
-
-    def embed_truths(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Sentence embeddings, (N, D), the same array each time."""
-        key = tuple(texts)
-        if key not in self._truths:
-            self._truths[key] = self.embed(texts)
-        return self._truths[key]
 
     def entail(self, pairs: Sequence[tuple[str, str]]) -> list[str]:
         """The label of each (premise, hypothesis) pair, in lower case."""

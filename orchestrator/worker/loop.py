@@ -1,7 +1,7 @@
 """The training loop: a generator of steps that knows neither Ray nor DeepSpeed."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,19 +14,8 @@ from methods.method import Method, Reference
 from methods.outputs import Outputs
 from orchestrator.tracking.journal import StepRecord
 from orchestrator.worker.batches import BatchBuilder
+from orchestrator.worker.model import Predictions
 from orchestrator.worker.plan import StepPlan
-
-
-class Predictions(Protocol):
-    """What a method asks of a model; see worker.model.Predictions."""
-
-    def __call__(self, tokens: TokenBatch, /) -> Outputs:
-        """Predictions at every position."""
-        ...
-
-    def together(self, batches: Sequence[TokenBatch], /) -> list[Outputs]:
-        """Predictions on each batch at attended positions."""
-        ...
 
 
 class Engine(Protocol):

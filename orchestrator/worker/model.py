@@ -241,7 +241,8 @@ class Predictions:
         inputs = {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask, "use_cache": False}
         model = without_wrapper(self._model)
         if self._plain_head:
-            return HiddenStates(model.base_model(**inputs).last_hidden_state, model.get_output_embeddings())
+            head = model.get_output_embeddings()
+            return HiddenStates(model.base_model(**inputs).last_hidden_state, head, in_pieces=_is_whole(head))
         return FullLogits(model(**inputs).logits)
 
     def together(self, batches: Sequence[TokenBatch], *, share_prefixes: bool = False) -> list[Outputs]:
@@ -261,4 +262,12 @@ class Predictions:
         hidden = run_packed(model.base_model, packed_ids, pack(rows, len(packed_ids)).to(ids.device))
         numbers = torch.split(torch.cat(rows).to(ids.device), [int(mask.sum()) for mask in attended])
         head = model.get_output_embeddings()
-        return [PackedStates(hidden, mask, own, head) for mask, own in zip(attended, numbers, strict=True)]
+        whole = _is_whole(head)
+        return [
+            PackedStates(hidden, mask, own, head, in_pieces=whole) for mask, own in zip(attended, numbers, strict=True)
+        ]
+
+
+def _is_whole(head: Any) -> bool:
+    """Whether a head's weights are on this rank: ZeRO 3 gathers them from all ranks each time that the head is run."""
+    return not hasattr(head.weight, "ds_id")

@@ -95,8 +95,8 @@ def use_packed_attention(model: Any) -> bool:
     from transformers import AttentionInterface, AttentionMaskInterface  # noqa: PLC0415  (seconds to import)
     from transformers.masking_utils import sdpa_mask  # noqa: PLC0415
 
-    if model.config._attn_implementation not in ("sdpa", ATTENTION):
-        return False
+    if model.config._attn_implementation != "sdpa":
+        return bool(model.config._attn_implementation == ATTENTION)
     AttentionInterface.register(ATTENTION, _attention)
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
     model.set_attn_implementation(ATTENTION)

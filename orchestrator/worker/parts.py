@@ -31,7 +31,7 @@ class WorkerParts:
         """The judge models."""
         key = (config.encoder, config.entailment)
         if key not in self._judges:
-            self._judges[key] = Judges(*key, device=self.device, batch_size=config.batch_size)
+            self._judges[key] = Judges(*key, device=self.device)
         return self._judges[key]
 
     def tokenizer(self, model: ModelConfig) -> Any:

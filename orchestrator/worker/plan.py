@@ -119,7 +119,7 @@ def _deal(draws: list[Draw], sizes: Sizes, length: Callable[[Draw], int]) -> Ste
     draws = sorted(draws, key=lambda draw: (-cost[draw], draw.forget, draw.retain, draw.refusal))
     workers = sizes.num_workers
     if sizes.micro_batch_size is None:
-        rounds, room = math.ceil(sum(cost.values()) / (sizes.micro_batch_tokens * workers)), len(draws)
+        rounds, room = math.ceil(sum(cost[draw] for draw in draws) / (sizes.micro_batch_tokens * workers)), len(draws)
     else:
         rounds, room = math.ceil(len(draws) / (sizes.micro_batch_size * workers)), sizes.micro_batch_size
     bins: list[list[Draw]] = [[] for _ in range(rounds * workers)]

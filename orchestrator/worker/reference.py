@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from methods.config import MethodConfig, Part
 from methods.outputs import Outputs, counted, label_logps
 from orchestrator.worker.batches import BatchBuilder
 from orchestrator.worker.engine import DeepSpeedEngine
-from orchestrator.worker.loop import Predictions
+from orchestrator.worker.model import Predictions
 from orchestrator.worker.plan import Draw, StepPlan
 
 RowKey = tuple[int, int]
@@ -31,6 +31,7 @@ class _RowStates:
 
     rows: list[Tensor]
     weights: partial[Tensor] | None
+    in_pieces: ClassVar[bool] = True
 
     def states(self, where: Tensor) -> Tensor:
         """See Outputs; rows where nothing is asked (fillers) are left out."""

@@ -83,7 +83,7 @@ def score_questions(
     likelihoods = _likelihoods(model, encoder, questions, config.batch_size)
     outputs = generate(model, encoder, [question.row.question for question in questions], batch_size=config.batch_size)
     truths = [question.semantic_truth for question in questions]
-    cosines = cosine_similarity(judges.embed(outputs), judges.embed_truths(truths))
+    cosines = cosine_similarity(judges.embed(outputs), judges.embed(truths))
     rouges = [rouge_l_recall(output, q.answer) for q, output in zip(questions, outputs, strict=True)]
     labels = _entailment_labels(questions, outputs, rouges, judges)
     scores = []

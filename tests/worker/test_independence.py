@@ -145,7 +145,7 @@ def scored(tmp_path_factory):
     path = classifier(tmp_path_factory.mktemp("judge"), NLI)
 
     def score(questions, batch_size):
-        judges = Judges(EMBEDDED, path, device=torch.device("cpu"), batch_size=batch_size)
+        judges = Judges(EMBEDDED, path, device=torch.device("cpu"))
         config = EvaluationConfig(max_length=60, batch_size=batch_size, encoder=EMBEDDED)
         return score_questions(model, toy_encoder(60), questions, config, judges)
 

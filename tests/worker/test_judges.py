@@ -38,7 +38,7 @@ def judge_path(tmp_path_factory):
 
 
 def load(judge_path, encoder=EMBEDDED):
-    return Judges(encoder, judge_path, device=CPU, batch_size=64)
+    return Judges(encoder, judge_path, device=CPU)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_another_process_says_the_same_to_the_last_bit(judge_path, reference):
 import sys, torch
 from orchestrator.worker.judges import Judges
 torch.set_num_threads({torch.get_num_threads()})
-judges = Judges("embedded", {judge_path!r}, device=torch.device("cpu"), batch_size=3)
+judges = Judges("embedded", {judge_path!r}, device=torch.device("cpu"))
 judges.embed(["Something else.", "And more " * 30])
 sys.stdout.write(judges.embed({ANSWERS[3:8]!r}).tobytes().hex())
 """

@@ -136,3 +136,20 @@ def test_many_positions_are_done_in_pieces_with_the_same_values_and_gradients():
             HiddenStates(hidden, head), where, lambda logits, x: logits.sum(-1) + x, torch.arange(3 * PIECE)
         )
     torch.testing.assert_close(values, head(hidden).flatten(0, 1).sum(-1) + torch.arange(3 * PIECE))
+
+
+def test_where_a_head_is_a_collective_it_is_asked_once_whatever_the_number_of_positions():
+    hidden, labels = torch.randn(1, 3 * PIECE, 8), torch.randint(50, (1, 3 * PIECE))
+    head, sizes = torch.nn.Linear(8, 50), []
+    outputs = HiddenStates(hidden, lambda states: sizes.append(len(states)) or head(states), in_pieces=False)
+    label_logps(outputs, labels)
+    assert sizes == [3 * PIECE - 1]
+
+
+def test_the_number_of_times_a_head_is_asked_is_the_same_on_all_ranks_under_zero_3():
+    first, _ = batches()
+    model = toy_model()
+    predict = Predictions(model)
+    assert predict(first).in_pieces and predict.together([first])[0].in_pieces
+    model.get_output_embeddings().weight.ds_id = 0  # as DeepSpeed marks weights that are spread over ranks
+    assert not predict(first).in_pieces and not predict.together([first])[0].in_pieces
