@@ -51,6 +51,8 @@ def _send(mailbox: Any, sequence: int, record: StepsReported | TaskFinished) -> 
 
 
 def _lost_a_peer(error: Exception) -> bool:
+    if not dist.is_initialized():  # Ray Train has taken the group apart, whatever the rank was doing with it
+        return True
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
 
 
