@@ -84,7 +84,7 @@ class Process:
             except psutil.NoSuchProcess:
                 return
             self.peak_bytes = max(self.peak_bytes, held)
-            time.sleep(5.0)  # looking costs time that the processes need
+            time.sleep(20.0)  # looking costs time that the processes need
 
 
 def _proportional_bytes(process: psutil.Process) -> int:

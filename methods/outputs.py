@@ -15,15 +15,20 @@ from torch.utils.checkpoint import checkpoint
 
 from methods.batch import IGNORE_INDEX, TokenBatch
 
-PIECE = 1024  # positions whose logits exist at once: 128 MiB for a vocabulary of 32,000
+_LOGITS = 2**25  # that exist at once: 128 MiB, which are 1048 positions for a vocabulary of 32,000
+
+
+def piece_size(vocabulary_size: int) -> int:
+    """Positions whose logits may exist at once."""
+    return max(1, _LOGITS // vocabulary_size)
 
 
 class Outputs(Protocol):
     """A model's predictions on one TokenBatch, kept as states that a head turns into logits where they are asked."""
 
     @property
-    def in_pieces(self) -> bool:
-        """Whether the head may be asked any number of times; not where each time is a collective of all ranks."""
+    def piece(self) -> int | None:
+        """Positions to ask the head about at a time; None: all, as where each time is a collective of all ranks."""
         ...
 
     def states(self, where: Tensor) -> Tensor:
@@ -40,7 +45,7 @@ class FullLogits:
     """Outputs from ready logits (B, T, V)."""
 
     values: Tensor
-    in_pieces: ClassVar[bool] = False  # they exist already
+    piece: ClassVar[None] = None  # they exist already
 
     def states(self, where: Tensor) -> Tensor:
         """See Outputs."""
@@ -57,7 +62,7 @@ class HiddenStates:
 
     hidden: Tensor
     head: Callable[[Tensor], Tensor]
-    in_pieces: bool = True
+    piece: int | None = None
 
     def states(self, where: Tensor) -> Tensor:
         """See Outputs."""
@@ -76,7 +81,7 @@ class PackedStates:
     attended: Tensor
     numbers: Tensor
     head: Callable[[Tensor], Tensor]
-    in_pieces: bool = True
+    piece: int | None = None
 
     def states(self, where: Tensor) -> Tensor:
         """See Outputs."""
@@ -114,9 +119,9 @@ def at_positions(outputs: Outputs, where: Tensor, value: Callable[..., Tensor], 
         return value(outputs.head(states).float(), *rows)
 
     states = outputs.states(where)
-    if len(states) <= PIECE or not outputs.in_pieces:
+    if outputs.piece is None or len(states) <= outputs.piece:
         return piece(states, *inputs)
-    pieces = zip(*(torch.split(tensor, PIECE) for tensor in (states, *inputs)), strict=True)
+    pieces = zip(*(torch.split(tensor, outputs.piece) for tensor in (states, *inputs)), strict=True)
     if torch.is_grad_enabled():
         return torch.cat([checkpoint(piece, *tensors, use_reentrant=False) for tensors in pieces])
     return torch.cat([piece(*tensors) for tensors in pieces])

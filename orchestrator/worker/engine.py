@@ -1,6 +1,7 @@
 """DeepSpeed behind five calls: run, backward, step, and release or close."""
 
 import gc
+import importlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from orchestrator.trial_config import TrainConfig, ZeroConfig
 from orchestrator.worker.model import Policy, Predictions, has_adapters, without_wrapper, wrap
 
 _LINEAR = nn.functional.linear
+_LARGEST_BUCKET = 500_000_000  # elements, DeepSpeed's default
 _NO_DECAY = ("bias", "norm.weight", "layernorm.weight", "ln_f.weight", "ln_1.weight", "ln_2.weight")
 
 
@@ -25,7 +27,20 @@ def import_deepspeed() -> Any:
 
     # Only inference uses this operator, and it is built with a C++ compiler that a user may not have.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    _import_muon()
     return deepspeed
+
+
+def _import_muon() -> None:
+    """An optimizer that every engine imports, without its decorators, which take three seconds to import a compiler."""
+    from deepspeed.runtime import compiler  # noqa: PLC0415
+
+    compile_ = compiler.compile
+    compiler.compile = lambda: lambda function: function
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
+    finally:
+        compiler.compile = compile_
 
 
 def start_process_group(rank: int, world_size: int, init_method: str) -> None:
@@ -52,7 +67,9 @@ class DeepSpeedEngine:
         self._engine, *_ = deepspeed.initialize(
             model=self._policy,
             model_parameters=_parameter_groups(self._policy, train.weight_decay),
-            config=deepspeed_config(train, zero, bfloat16=bfloat16, cuda=self.device.type == "cuda"),
+            config=deepspeed_config(
+                train, zero, _num_trained(model), bfloat16=bfloat16, cuda=self.device.type == "cuda"
+            ),
             dist_init_required=False,
         )
         # Under ZeRO 0 and bfloat16 the optimizer's state is made by a step without gradients, which Adam counts.
@@ -170,9 +187,15 @@ def model_with_weights(like: Any, state: dict[str, Tensor]) -> Any:
     return model
 
 
-def deepspeed_config(train: TrainConfig, zero: ZeroConfig, *, bfloat16: bool, cuda: bool) -> dict[str, Any]:
+def deepspeed_config(
+    train: TrainConfig, zero: ZeroConfig, num_trained: int, *, bfloat16: bool, cuda: bool
+) -> dict[str, Any]:
     """DeepSpeed's own configuration. Clipping is written even when off, because DeepSpeed clips at 1.0 by default."""
     sharding: dict[str, Any] = {"stage": zero.stage, "overlap_comm": False}
+    # Its buffer for gradients is this large however few there are: half a billion by default.
+    sharding["reduce_bucket_size"] = min(num_trained, _LARGEST_BUCKET)
+    # ZeRO 1 and 2 all-reduce either way; "scattering" would first copy all gradients together, and back again.
+    sharding["reduce_scatter"] = zero.stage == 3
     if zero.offload_optimizer:
         sharding["offload_optimizer"] = {"device": "cpu", "pin_memory": cuda}
     if zero.offload_parameters:
@@ -197,6 +220,10 @@ def deepspeed_config(train: TrainConfig, zero: ZeroConfig, *, bfloat16: bool, cu
         "bf16": {"enabled": bfloat16},
         "steps_per_print": 10**9,
     }
+
+
+def _num_trained(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def _parameter_groups(policy: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

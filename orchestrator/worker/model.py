@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.batch import TokenBatch
-from methods.outputs import FullLogits, HiddenStates, Outputs, PackedStates
+from methods.outputs import FullLogits, HiddenStates, Outputs, PackedStates, piece_size
 from orchestrator.trial_config import LoraConfig, ModelConfig
 from orchestrator.worker.packing import consecutive, pack, run_packed, share, use_packed_attention
 from orchestrator.worker.template import load_tokenizer
@@ -242,7 +242,7 @@ class Predictions:
         model = without_wrapper(self._model)
         if self._plain_head:
             head = model.get_output_embeddings()
-            return HiddenStates(model.base_model(**inputs).last_hidden_state, head, in_pieces=_is_whole(head))
+            return HiddenStates(model.base_model(**inputs).last_hidden_state, head, _piece(head))
         return FullLogits(model(**inputs).logits)
 
     def together(self, batches: Sequence[TokenBatch], *, share_prefixes: bool = False) -> list[Outputs]:
@@ -262,12 +262,10 @@ class Predictions:
         hidden = run_packed(model.base_model, packed_ids, pack(rows, len(packed_ids)).to(ids.device))
         numbers = torch.split(torch.cat(rows).to(ids.device), [int(mask.sum()) for mask in attended])
         head = model.get_output_embeddings()
-        whole = _is_whole(head)
-        return [
-            PackedStates(hidden, mask, own, head, in_pieces=whole) for mask, own in zip(attended, numbers, strict=True)
-        ]
+        piece = _piece(head)
+        return [PackedStates(hidden, mask, own, head, piece) for mask, own in zip(attended, numbers, strict=True)]
 
 
-def _is_whole(head: Any) -> bool:
-    """Whether a head's weights are on this rank: ZeRO 3 gathers them from all ranks each time that the head is run."""
-    return not hasattr(head.weight, "ds_id")
+def _piece(head: Any) -> int | None:
+    """See Outputs. ZeRO 3 gathers a head's weights from all ranks each time that it is run."""
+    return None if hasattr(head.weight, "ds_id") else piece_size(len(head.weight))

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from methods.batch import UnlearnBatch
 from methods.config import MethodConfig, Part
-from methods.outputs import Outputs, counted, label_logps
+from methods.outputs import Outputs, counted, label_logps, piece_size
 from orchestrator.worker.batches import BatchBuilder
 from orchestrator.worker.engine import DeepSpeedEngine
 from orchestrator.worker.model import Predictions
@@ -31,7 +31,11 @@ class _RowStates:
 
     rows: list[Tensor]
     weights: partial[Tensor] | None
-    in_pieces: ClassVar[bool] = True
+
+    @property
+    def piece(self) -> int | None:
+        """See Outputs."""
+        return piece_size(len(self.weights.keywords["weight"])) if self.weights else None
 
     def states(self, where: Tensor) -> Tensor:
         """See Outputs; rows where nothing is asked (fillers) are left out."""

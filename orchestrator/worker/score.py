@@ -1,6 +1,6 @@
 """A model becomes per-example scores: log-likelihoods, answers, and what the judges make of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,13 @@ from metrics.suites import ExampleScore
 from metrics.text import rouge_l_recall, token_entropy
 from orchestrator.scenarios.base import EvaluationSet, QARow, SetKind
 from orchestrator.trial_config import EvaluationConfig
-from orchestrator.worker.batches import Encoder, collate
+from orchestrator.worker.batches import EncodedRow, Encoder, collate
 from orchestrator.worker.generate import generate
 from orchestrator.worker.judges import Judges
 from orchestrator.worker.model import Predictions
+
+# Tokens of a pass on a CPU: with more of them a layer's activations leave the processor's cache.
+_CACHED_TOKENS = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +140,26 @@ def likelihood(model: Any, encoder: Encoder, texts: Sequence[tuple[str, str]], b
     """The likelihood of each (question, answer). Texts that begin alike should be neighbours: that is run once."""
     predict = Predictions(model)
     pad_id = int(encoder.tokenizer.eos_token_id)
+    max_tokens = _CACHED_TOKENS if model.device.type == "cpu" else None
     results = []
-    for start in range(0, len(texts), batch_size):
-        rows = [encoder.encode(question, answer) for question, answer in texts[start : start + batch_size]]
+    for rows in _passes(encoder.encode_all(texts), batch_size, max_tokens):
         batch = collate(rows, pad_id=pad_id).to(model.device)
         (outputs,) = predict.together([batch], share_prefixes=True)
         logps, mask = label_logps(outputs, batch.labels)
         for total, count in zip(logps.sum(-1).tolist(), mask.sum(-1).tolist(), strict=True):
             results.append(Likelihood(-total, count))
     return results
+
+
+def _passes(rows: Sequence[EncodedRow], max_rows: int, max_tokens: int | None) -> Iterator[list[EncodedRow]]:
+    """Rows in order, as many at a time as the limits allow, but at least one."""
+    taken: list[EncodedRow] = []
+    num_tokens = 0
+    for row in rows:
+        num_tokens += len(row.ids)
+        if taken and (len(taken) == max_rows or (max_tokens is not None and num_tokens > max_tokens)):
+            yield taken
+            taken, num_tokens = [], len(row.ids)
+        taken.append(row)
+    if taken:
+        yield taken

@@ -180,14 +180,14 @@ def test_a_loss_that_is_not_finite_on_one_rank_ends_all_ranks_without_an_update(
 
 @pytest.mark.parametrize(("limit", "written"), [(None, 0.0), (0.5, 0.5)])
 def test_deepspeed_is_told_the_clipping_even_when_it_is_off(limit, written):
-    config = deepspeed_config(TrainConfig(max_grad_norm=limit), ZeroConfig(), bfloat16=False, cuda=False)
+    config = deepspeed_config(TrainConfig(max_grad_norm=limit), ZeroConfig(), 1, bfloat16=False, cuda=False)
     assert config["gradient_clipping"] == written
 
 
 @pytest.mark.parametrize("cuda", [False, True])
 def test_offloading_is_to_the_host(cuda):
     zero = ZeroConfig(stage=3, offload_optimizer=True, offload_parameters=True)
-    config = deepspeed_config(TrainConfig(), zero, bfloat16=True, cuda=cuda)
+    config = deepspeed_config(TrainConfig(), zero, 1, bfloat16=True, cuda=cuda)
     sharding = config["zero_optimization"]
     assert sharding["offload_optimizer"] == sharding["offload_param"] == {"device": "cpu", "pin_memory": cuda}
     assert config["bf16"] == {"enabled": True}

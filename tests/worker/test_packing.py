@@ -7,10 +7,12 @@ from toy import toy_encoder, toy_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from methods.batch import IGNORE_INDEX, TokenBatch
-from methods.outputs import PIECE, HiddenStates, PackedStates, at_positions, label_logps, logits_at
+from methods.outputs import HiddenStates, PackedStates, at_positions, label_logps, logits_at, piece_size
 from orchestrator.worker.batches import collate
 from orchestrator.worker.model import _PLAIN_HEADS, Predictions
 from orchestrator.worker.packing import consecutive, pack, share
+
+PIECE = 64
 
 QUESTIONS = (
     "Where was Ada born?",
@@ -123,7 +125,7 @@ def test_many_positions_are_done_in_pieces_with_the_same_values_and_gradients():
     expected = torch.autograd.grad(whole.sum(), [hidden, *head.parameters()])
     sizes = []
     logps, _ = label_logps(
-        HiddenStates(hidden, lambda states: sizes.append(len(states)) or head(states)), tokens.labels
+        HiddenStates(hidden, lambda states: sizes.append(len(states)) or head(states), PIECE), tokens.labels
     )
     torch.testing.assert_close(logps[:, :-1].flatten(), whole)
     found = torch.autograd.grad(logps.sum(), [hidden, *head.parameters()])
@@ -133,7 +135,7 @@ def test_many_positions_are_done_in_pieces_with_the_same_values_and_gradients():
     where = torch.ones_like(labels, dtype=torch.bool)
     with torch.no_grad():
         values = at_positions(
-            HiddenStates(hidden, head), where, lambda logits, x: logits.sum(-1) + x, torch.arange(3 * PIECE)
+            HiddenStates(hidden, head, PIECE), where, lambda logits, x: logits.sum(-1) + x, torch.arange(3 * PIECE)
         )
     torch.testing.assert_close(values, head(hidden).flatten(0, 1).sum(-1) + torch.arange(3 * PIECE))
 
@@ -141,7 +143,7 @@ def test_many_positions_are_done_in_pieces_with_the_same_values_and_gradients():
 def test_where_a_head_is_a_collective_it_is_asked_once_whatever_the_number_of_positions():
     hidden, labels = torch.randn(1, 3 * PIECE, 8), torch.randint(50, (1, 3 * PIECE))
     head, sizes = torch.nn.Linear(8, 50), []
-    outputs = HiddenStates(hidden, lambda states: sizes.append(len(states)) or head(states), in_pieces=False)
+    outputs = HiddenStates(hidden, lambda states: sizes.append(len(states)) or head(states))
     label_logps(outputs, labels)
     assert sizes == [3 * PIECE - 1]
 
@@ -150,6 +152,7 @@ def test_the_number_of_times_a_head_is_asked_is_the_same_on_all_ranks_under_zero
     first, _ = batches()
     model = toy_model()
     predict = Predictions(model)
-    assert predict(first).in_pieces and predict.together([first])[0].in_pieces
+    size = piece_size(len(model.get_output_embeddings().weight))
+    assert predict(first).piece == size and predict.together([first])[0].piece == size
     model.get_output_embeddings().weight.ds_id = 0  # as DeepSpeed marks weights that are spread over ranks
-    assert not predict(first).in_pieces and not predict.together([first])[0].in_pieces
+    assert predict(first).piece is None and predict.together([first])[0].piece is None
