@@ -53,6 +53,7 @@ def ray_session(start_timeout_seconds: float) -> Iterator[list[Node]]:
         "TOKENIZERS_PARALLELISM": "false",
     }
     os.environ.update(environment)
+    os.environ.setdefault("RAY_enable_metrics_collection", "0")  # nobody asks a cluster for them that is started here
     import ray as ray_module  # noqa: PLC0415  (reads its environment when imported)
 
     ray: Any = ray_module
