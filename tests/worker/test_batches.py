@@ -55,6 +55,16 @@ def test_the_shortest_rows_have_one_label():
     assert one_token.num_counted == empty.num_counted == 1
 
 
+@pytest.mark.parametrize("labels", ["answer", "text", "all"])
+@pytest.mark.parametrize("template", sorted(TEMPLATES))
+def test_texts_encoded_together_are_those_encoded_alone(template, labels):
+    encoder = toy_encoder(150, template)
+    texts = [(row.question, answer) for row in FORGET[:4] for answer in (row.answer, "", row.answer)]
+    alone = [encoder.encode(*text, labels=labels) for text in texts]
+    assert encoder.encode_all(texts, labels=labels) == alone
+    assert encoder.encode_all([], labels=labels) == []
+
+
 @pytest.mark.parametrize("missing", [0, 1, 5])
 def test_a_question_that_leaves_no_room_is_an_error(missing):
     with pytest.raises(DataError) as error:

@@ -7,9 +7,10 @@ from metrics.text import rouge_l_recall
 from orchestrator.base_config import EMBEDDED
 from orchestrator.scenarios.base import DataError, EvaluationSet, QARow, SetKind
 from orchestrator.trial_config import EvaluationConfig
+from orchestrator.worker.batches import EncodedRow
 from orchestrator.worker.generate import generate
 from orchestrator.worker.judges import Judges
-from orchestrator.worker.score import all_questions, likelihood, score_questions, shard
+from orchestrator.worker.score import _passes, all_questions, likelihood, score_questions, shard
 
 ROWS = [
     *FORGET[:5],
@@ -86,6 +87,22 @@ def test_likelihood_is_that_of_each_row_alone(batch_size, model):
         assert result.num_tokens == len(ids) - start
         assert result.nll_sum == pytest.approx(expected, rel=1e-5)
         assert result.mean == pytest.approx(expected / (len(ids) - start), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("max_rows", "max_tokens", "expected"),
+    [
+        (9, None, [[5, 6, 7, 30, 1]]),
+        (2, None, [[5, 6], [7, 30], [1]]),
+        (9, 18, [[5, 6, 7], [30], [1]]),
+        (2, 31, [[5, 6], [7], [30, 1]]),
+    ],
+)
+def test_a_pass_has_as_many_rows_as_both_limits_allow_but_at_least_one(max_rows, max_tokens, expected):
+    rows = [EncodedRow((0,) * length, (0,) * length, length) for length in (5, 6, 7, 30, 1)]
+    found = [[len(row.ids) for row in taken] for taken in _passes(rows, max_rows, max_tokens)]
+    assert found == expected
+    assert list(_passes([], max_rows, max_tokens)) == []
 
 
 def test_a_row_cut_at_max_length_counts_what_is_left(model):
