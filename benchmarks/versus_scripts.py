@@ -58,7 +58,7 @@ class Run:
 
 
 class Process:
-    """A command that runs to its end; how long that took, and the most memory that it and its children held at once."""
+    """A command that runs to its end; how long that took, and the most memory found in it and its children."""
 
     def __init__(self, command: list[str], **environment: str) -> None:
         started = time.perf_counter()
@@ -84,7 +84,7 @@ class Process:
             except psutil.NoSuchProcess:
                 return
             self.peak_bytes = max(self.peak_bytes, held)
-            time.sleep(20.0)  # looking costs time that the processes need
+            time.sleep(20.0)  # a shorter peak may be missed, but looking costs time that the processes need
 
 
 def _proportional_bytes(process: psutil.Process) -> int:

@@ -62,7 +62,7 @@ def ray_session(start_timeout_seconds: float) -> Iterator[list[Node]]:
         log_to_driver=False,
         logging_level=logging.ERROR,
         ignore_reinit_error=True,
-        include_dashboard=False,  # of a cluster started here; its eight processes would take a tenth of two cores
+        include_dashboard=False,  # of a cluster started here: seconds to start, and then a share of few cores
     )
     try:
         if ray.available_resources().get(_HEAD, 0) < 1:
