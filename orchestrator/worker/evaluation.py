@@ -5,17 +5,16 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
-
-import torch.distributed as dist
 
 from metrics.suites import ExampleScore, summarise
 from orchestrator.scenarios.base import EvaluationSet, SetKind
 from orchestrator.tracking.journal import ExampleAnswer
 from orchestrator.trial_config import EvaluationConfig, ModelConfig
 from orchestrator.worker.parts import WorkerParts
-from orchestrator.worker.score import all_questions, score_questions, shard
+from orchestrator.worker.score import all_questions, score_questions
 
 Scores = dict[str, list[ExampleScore]]
 _EXAMPLES_PER_SET = 5
@@ -33,15 +32,11 @@ def evaluate(
     NotFiniteError: a prediction is not finite.
     """
     encoder = parts.encoder(config, evaluation.max_length)
-    questions = all_questions(sets)
-    mine = shard(questions, dist.get_rank(), dist.get_world_size())
-    scores = score_questions(model, encoder, mine, evaluation, parts.judges(evaluation))
-    gathered: list[list[ExampleScore]] = [[]] * dist.get_world_size()
-    dist.all_gather_object(gathered, scores)
-    found = {(score.set_name, score.index): score for part in gathered for score in part}
-    if not all(math.isfinite(score.nll_sum) for score in found.values()):
+    scores = score_questions(model, encoder, all_questions(sets), evaluation, parts.judges(evaluation))
+    if not all(math.isfinite(score.nll_sum) for score in scores):
         raise NotFiniteError("the model's predictions are not finite")
-    return {s.name: [found[s.name, index] for index in range(len(s.rows))] for s in sets}
+    found = iter(scores)
+    return {s.name: list(islice(found, len(s.rows))) for s in sets}
 
 
 def summarise_sets(scores: Scores, sets: Sequence[EvaluationSet]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.base_config import EMBEDDED
+from orchestrator.worker.share import shared
 
 JUDGE_CARD = "judge.json"
 
@@ -83,6 +84,7 @@ class Judges:
     """Sentence embeddings and entailment labels on one device. Names are hub names, folders, or `embedded`.
 
     The result for a text is the same bit for bit whatever it is asked together with and whatever was asked before.
+    In a process group all ranks ask the same, share the work, and so remember the same.
     """
 
     def __init__(self, encoder: str, entailment: str, *, device: torch.device) -> None:
@@ -125,7 +127,7 @@ class Judges:
         features = encoder.preprocess(texts, prompt=prompt)
         rows = _rows(features, len(texts))
         if rows is None:
-            return [encoder.encode([text], show_progress_bar=False)[0] for text in texts]
+            return shared(texts, lambda text: encoder.encode([text], show_progress_bar=False)[0])
         others = {key: value for key, value in features.items() if not isinstance(value, Tensor)}
 
         def forward(inputs: dict[str, Tensor]) -> Tensor:
@@ -159,14 +161,21 @@ class Judges:
         self, model: Callable[[dict[str, Tensor]], Tensor], rows: Sequence[Row], tokenizer: Any, *, limit: int | None
     ) -> list[Tensor]:
         """The model's output for each row, in float32 on the CPU, from batches whose shape depends on the row alone."""
-        results: dict[int, Tensor] = {}
-        for length, batch in _batches(rows, self._shapes, limit):
+
+        def run(piece: tuple[int, list[int]]) -> Tensor:
+            length, batch = piece
             filling = [batch[-1]] * (self._shapes.num_rows(length) - len(batch))
             padded = tokenizer.pad(
                 [dict(rows[i]) for i in batch + filling], padding="max_length", max_length=length, return_tensors="pt"
             )
-            outputs = model(dict(padded.to(self._device))).float().cpu()
-            results |= dict(zip(batch, outputs, strict=False))
+            return model(dict(padded.to(self._device))).float().cpu()[: len(batch)].clone()  # a view travels whole
+
+        batches = _batches(rows, self._shapes, limit)
+        results = {
+            i: row
+            for (_, batch), outputs in zip(batches, shared(batches, run), strict=True)
+            for i, row in zip(batch, outputs, strict=True)
+        }
         return [results[i] for i in range(len(rows))]
 
 

@@ -16,6 +16,7 @@ from orchestrator.worker.batches import EncodedRow, Encoder, collate
 from orchestrator.worker.generate import generate
 from orchestrator.worker.judges import Judges
 from orchestrator.worker.model import Predictions
+from orchestrator.worker.share import gathered, rank_and_size, shared
 
 # Tokens of a pass on a CPU: with more of them a layer's activations leave the processor's cache.
 _CACHED_TOKENS = 2048
@@ -70,24 +71,30 @@ def all_questions(sets: Sequence[EvaluationSet]) -> list[Question]:
     return [Question(s.name, s.kind, index, row, s.real_world) for s in sets for index, row in enumerate(s.rows)]
 
 
-def shard(questions: Sequence[Question], rank: int, world_size: int) -> list[Question]:
-    """The questions of one rank: longest first, dealt in turn, so that all ranks end at about the same time."""
+def shard(questions: Sequence[Question], rank: int, world_size: int) -> list[int]:
+    """Which questions a rank answers: longest first, dealt in turn, so that all ranks end at about the same time."""
     order = sorted(range(len(questions)), key=lambda i: (-len(questions[i].row.question + questions[i].answer), i))
-    return [questions[i] for i in order[rank::world_size]]
+    return order[rank::world_size]
 
 
 def score_questions(
     model: Any, encoder: Encoder, questions: Sequence[Question], config: EvaluationConfig, judges: Judges
 ) -> list[ExampleScore]:
-    """Scores of each question, in the order given. The model is left in evaluation mode."""
+    """Scores of each question, in the order given. The model is left in evaluation mode.
+
+    All ranks of the process group call this with the same model and questions, and each does its share. Answers are
+    dealt beforehand, because a batch costs its longest; what follows is taken piece by piece, and so evens out when the
+    ranks' longest answers end.
+    """
     if not questions:
         return []
     model.eval()
+    answers = _answers(model, encoder, questions, config.batch_size)
     likelihoods = _likelihoods(model, encoder, questions, config.batch_size)
-    outputs = generate(model, encoder, [question.row.question for question in questions], batch_size=config.batch_size)
+    found = gathered(answers)
+    outputs, rouges = zip(*(found[i] for i in range(len(questions))), strict=True)
     truths = [question.semantic_truth for question in questions]
     cosines = cosine_similarity(judges.embed(outputs), judges.embed(truths))
-    rouges = [rouge_l_recall(output, q.answer) for q, output in zip(questions, outputs, strict=True)]
     labels = _entailment_labels(questions, outputs, rouges, judges)
     scores = []
     for question, parts, output, cosine, rouge, label in zip(
@@ -115,6 +122,15 @@ def score_questions(
     return scores
 
 
+def _answers(
+    model: Any, encoder: Encoder, questions: Sequence[Question], batch_size: int
+) -> dict[int, tuple[str, float]]:
+    """This rank's answers and their ROUGE-L recall, by the question's place."""
+    mine = shard(questions, *rank_and_size())
+    outputs = generate(model, encoder, [questions[i].row.question for i in mine], batch_size=batch_size)
+    return {i: (output, rouge_l_recall(output, questions[i].answer)) for i, output in zip(mine, outputs, strict=True)}
+
+
 def _entailment_labels(
     questions: Sequence[Question], outputs: Sequence[str], rouges: Sequence[float], judges: Judges
 ) -> list[str]:
@@ -137,18 +153,22 @@ def _likelihoods(
 
 @torch.no_grad()
 def likelihood(model: Any, encoder: Encoder, texts: Sequence[tuple[str, str]], batch_size: int) -> list[Likelihood]:
-    """The likelihood of each (question, answer). Texts that begin alike should be neighbours: that is run once."""
+    """The likelihood of each (question, answer). Texts that begin alike should be neighbours: that is run once.
+
+    The passes are the same whatever the number of ranks, among which they are shared.
+    """
     predict = Predictions(model)
     pad_id = int(encoder.tokenizer.eos_token_id)
-    max_tokens = _CACHED_TOKENS if model.device.type == "cpu" else None
-    results = []
-    for rows in _passes(encoder.encode_all(texts), batch_size, max_tokens):
+
+    def run(rows: list[EncodedRow]) -> list[Likelihood]:
         batch = collate(rows, pad_id=pad_id).to(model.device)
         (outputs,) = predict.together([batch], share_prefixes=True)
         logps, mask = label_logps(outputs, batch.labels)
-        for total, count in zip(logps.sum(-1).tolist(), mask.sum(-1).tolist(), strict=True):
-            results.append(Likelihood(-total, count))
-    return results
+        return [Likelihood(-a, b) for a, b in zip(logps.sum(-1).tolist(), mask.sum(-1).tolist(), strict=True)]
+
+    max_tokens = _CACHED_TOKENS if model.device.type == "cpu" else None
+    passes = list(_passes(encoder.encode_all(texts), batch_size, max_tokens))
+    return [one for found in shared(passes, run) for one in found]
 
 
 def _passes(rows: Sequence[EncodedRow], max_rows: int, max_tokens: int | None) -> Iterator[list[EncodedRow]]:

@@ -187,4 +187,5 @@ def test_scores_do_not_depend_on_the_order_of_questions(seed, scored, whole):
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_scores_do_not_depend_on_how_questions_are_shared_out(workers, scored, whole):
-    same([score for rank in range(workers) for score in scored(shard(QUESTIONS, rank, workers), 8)], whole)
+    shards = [[QUESTIONS[i] for i in shard(QUESTIONS, rank, workers)] for rank in range(workers)]
+    same([score for one in shards for score in scored(one, 8)], whole)
