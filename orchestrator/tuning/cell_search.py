@@ -124,7 +124,6 @@ class CellStudy:
                     seed=seed,
                     n_startup_trials=self.search.startup_trials,
                     multivariate=True,
-                    group=True,
                     constant_liar=True,
                 )
 
