@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import ks_2samp
 
 SET_METRICS = ("rouge", "probability", "truth_ratio", "token_entropy", "cosine_similarity", "entailment_score")
 FORGET_EFFICACY_METRICS = tuple(metric for metric in SET_METRICS if metric != "token_entropy")
@@ -67,6 +66,8 @@ def forget_quality(ratios: ArrayLike, retain_model_ratios: ArrayLike) -> float:
     Two-sided and exact, `scipy.stats.ks_2samp` with its defaults (asymptotic above 10,000 rows only).
     ValueError: lengths differ, no ratio, a NaN. Source: TOFU, arXiv 2401.06121, section 2.2.
     """
+    from scipy.stats import ks_2samp  # noqa: PLC0415  (a second to import, in every process)
+
     ours, theirs = np.asarray(ratios, dtype=np.float64), np.asarray(retain_model_ratios, dtype=np.float64)
     if ours.ndim != 1 or ours.shape != theirs.shape:
         raise ValueError(f"forget_quality needs equally many ratios, but got shapes {ours.shape} and {theirs.shape}")
