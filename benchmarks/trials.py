@@ -8,8 +8,8 @@ worker and then on two, each pinned to one thread, ZeRO 2, `masked`.
 - Training tokens a second: tokens that the method's rows have, padding left out, over the seconds of the steps.
 - Padding: tokens that pass the model's layers and belong to no row, as a share of all that pass; in training, in
   scoring (likelihoods), and in generation (padding beside shorter prompts, rows that ended and were not yet dropped).
-- Memory: how much a process holds at most during the training of a trial, beyond what it held before; one worker, a
-  process of its own for each method, GA+GD first, so that the second trial of each process is the one that counts.
+- Memory: the most that a process holds during the training of a trial, libraries and all; one worker, processes of
+  their own for each method, of which the second trial counts; median of several.
 """
 
 import argparse
@@ -58,8 +58,8 @@ def trial_of(method: str) -> Any:
     return trial_config(sweep, entry, "forget01", {})
 
 
-def measure(rank: int, num_workers: int, folder: str, methods: list[str], repeats: int) -> None:
-    """What one rank does: each method `repeats` times; rank 0 writes seconds, tokens and memory."""
+def measure(rank: int, num_workers: int, folder: str, name: str, methods: list[str], repeats: int) -> None:
+    """What one rank does: each method `repeats` times; rank 0 writes seconds, tokens and memory to `name`.json."""
     from methods.config import MethodConfig  # noqa: PLC0415
     from orchestrator.worker.engine import import_deepspeed, start_process_group  # noqa: PLC0415
     from orchestrator.worker.model import load_model  # noqa: PLC0415
@@ -68,7 +68,7 @@ def measure(rank: int, num_workers: int, folder: str, methods: list[str], repeat
 
     torch.set_num_threads(1)
     import_deepspeed()
-    start_process_group(rank, num_workers, f"file://{folder}/store-{num_workers}-{'-'.join(methods)}")
+    start_process_group(rank, num_workers, f"file://{folder}/store-{name}")
     parts, found = WorkerParts(torch.device("cpu")), []
     for number in range(repeats):
         for case in (case for case in CASES if case.method in methods):
@@ -77,7 +77,7 @@ def measure(rank: int, num_workers: int, folder: str, methods: list[str], repeat
             (task,) = parts.tasks(config)
             plan = plan_task(config, task, parts)
             model = load_model(config.model, parts.device)
-            before = _start_peak()
+            _start_peak()
             passed.watch(model)
             train_task(
                 config,
@@ -99,21 +99,21 @@ def measure(rank: int, num_workers: int, folder: str, methods: list[str], repeat
                     "tokens": int(facts[1]),
                     "passed": int(facts[0]),
                     "reference_seconds": clock.seconds["reference"],
-                    "peak_mib": (_memory(_PEAK) - before) / 1024,
+                    "peak_mib": _memory(_PEAK) / 1024,
                 }
             )
     if rank == 0:
-        Path(folder, f"{num_workers}-{'-'.join(methods)}.json").write_text(json.dumps(found))
+        Path(folder, f"{name}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
 
-def _start_peak() -> int:
-    """Let Linux forget the peak so far; what the process holds now, in KiB."""
+def _start_peak() -> None:
+    """Let Linux forget the peak so far."""
     Path("/proc/self/clear_refs").write_text("5")
-    return _memory("VmRSS")
 
 
 def _memory(name: str) -> int:
+    """KiB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(name):
             return int(line.split()[1])
@@ -164,20 +164,22 @@ def summary(folder: Path, repeats: int) -> dict[str, Any]:
     """All measurements, medians over the repeats after the first."""
     methods = [case.method for case in CASES]
     for workers in (1, 2):
-        start(measure, args=(workers, str(folder), methods, repeats + 1), nprocs=workers)
-    for method in methods:
-        start(measure, args=(1, str(folder), [method], 2), nprocs=1)
+        start(measure, args=(workers, str(folder), f"workers-{workers}", methods, repeats + 1), nprocs=workers)
+    for number in range(repeats):
+        for method in methods:
+            start(measure, args=(1, str(folder), f"memory-{method}-{number}", [method], 2), nprocs=1)
     start(score_padding, args=(str(folder),), nprocs=1)
     table: dict[str, Any] = {}
     for method in methods:
         row: dict[str, float] = {}
         for workers in (1, 2):
-            runs = json.loads((folder / f"{workers}-{'-'.join(methods)}.json").read_text())
+            runs = json.loads((folder / f"workers-{workers}.json").read_text())
             runs = [run for run in runs if run["method"] == method and run["repeat"] > 0]
             row[f"tokens_per_second_{workers}"] = statistics.median(run["tokens"] / run["seconds"] for run in runs)
             row["padding"] = 1 - runs[0]["tokens"] / runs[0]["passed"]
         row["two_over_one"] = row["tokens_per_second_2"] / row["tokens_per_second_1"]
-        row["peak_mib"] = json.loads((folder / f"1-{method}.json").read_text())[1]["peak_mib"]
+        seconds = [json.loads((folder / f"memory-{method}-{number}.json").read_text())[1] for number in range(repeats)]
+        row["peak_mib"] = statistics.median(run["peak_mib"] for run in seconds)
         table[method] = row
     scoring = json.loads((folder / "score.json").read_text())
     return {

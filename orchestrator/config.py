@@ -96,6 +96,10 @@ class ResourcesConfig(Config):
     max_attempts: PositiveInt = Field(3, description="starts of one trial whose workers died, before it is FAILED")
     slot_idle_seconds: PositiveFloat = Field(60, description="a slot without a next trial ends after this")
     start_timeout_seconds: PositiveFloat = Field(1800, description="wait for a worker group; nodes may have to start")
+    hang_seconds: PositiveFloat = Field(
+        900,
+        description="a worker that does not answer, or waits for another, for this long hangs: its group is replaced",
+    )
 
     @model_validator(mode="after")
     def _fraction_needs_one_worker(self) -> "ResourcesConfig":
@@ -114,9 +118,15 @@ class TrackingConfig(Config):
 
 
 class CheckpointConfig(Config):
-    """Whose weights are kept after the sweep: of the cells' fronts, of one knee a cell, of all trials, of none."""
+    """Whose weights are kept after the sweep: of the cells' fronts, of one knee a cell, of all trials, of none.
+
+    While a trial runs it also leaves points that it can go on from if its workers or the sweep are cut off.
+    """
 
     policy: Literal["pareto", "best", "all", "none"] = Field("pareto", description="whose weights are kept")
+    every_minutes: NonNegativeFloat = Field(
+        10.0, description="training time between points that a trial can go on from; 0: one after each epoch"
+    )
 
 
 class SweepConfig(Config):

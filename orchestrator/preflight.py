@@ -1,5 +1,6 @@
 """Checks that need no cluster, before anything is started: data, models, storage, the length of rows."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -143,28 +144,38 @@ def estimate_disk(sweep: SweepConfig) -> str:
         "pareto": (total, f"{what} of the fronts, at most {total} trials"),
         "all": (total, f"{what} of {total} trials"),
     }[sweep.checkpoint.policy]
-    size = _saved_bytes(sweep)
-    chains = "" if sweep.scenario.name != "continual" else f"; while a chain runs, twice the {what} besides"
-    if size is None:
-        return f"{words}{chains}; the size of {sweep.model.target} is known once it is downloaded"
+    number = _num_trained(sweep)
+    if number is None:
+        return f"{words}; the size of {sweep.model.target} is known once it is downloaded"
+    size = _saved_bytes(sweep, number)
     if most:
         words += f", {_in_words(size)} each, {_in_words(most * size)} at most"
-    return words + (f"{chains} ({_in_words(2 * size)})" if chains else "")
+    # Two points, each of float32 weights and Adam's two moments; a chain also has the weights that its tasks end with.
+    besides = 2 * 3 * 4 * number + (2 * size if sweep.scenario.name == "continual" else 0)
+    return f"{words}; for each trial that runs, at most {_in_words(besides)} besides, to go on from"
 
 
-def _saved_bytes(sweep: SweepConfig) -> int | None:
-    """What is written for one trial: as much as the target's weights, or adapters of its linear layers in float32."""
+def _num_trained(sweep: SweepConfig) -> int | None:
+    """How many numbers a trial trains: the target's weights, or adapters of its linear layers."""
     folder, lora = Path(sweep.model.target).expanduser(), sweep.lora
-    files = list(folder.glob("*.safetensors")) if folder.is_dir() else []
     if sweep.model.target == EMBEDDED:
         tiny = TinyModel()
         sides = tiny.num_layers * (4 * 2 * tiny.hidden_size + 3 * (tiny.hidden_size + tiny.intermediate_size))
-        return 4 * (tiny.num_parameters if lora is None else lora.r * sides)
+        return tiny.num_parameters if lora is None else lora.r * sides
+    files = list(folder.glob("*.safetensors")) if folder.is_dir() else []
     if not files:
         return None
-    if lora is None:
-        return sum(path.stat().st_size for path in files)
-    return 4 * lora.r * sum(_adapted_sides(path, lora.target_modules) for path in files)
+    if lora is not None:
+        return lora.r * sum(_adapted_sides(path, lora.target_modules) for path in files)
+    return sum(math.prod(shape) for path in files for shape in _shapes(path).values())
+
+
+def _saved_bytes(sweep: SweepConfig, num_trained: int) -> int:
+    """What is written for one trial: as much as the target's weights, or adapters in float32."""
+    files = list(Path(sweep.model.target).expanduser().glob("*.safetensors"))
+    if sweep.lora is not None or sweep.model.target == EMBEDDED:
+        return 4 * num_trained
+    return sum(path.stat().st_size for path in files)
 
 
 def _adapted_sides(path: Path, target_modules: Sequence[str] | None) -> int:
@@ -175,10 +186,13 @@ def _adapted_sides(path: Path, target_modules: Sequence[str] | None) -> int:
 
 def _adaptable(path: Path) -> dict[str, list[int]]:
     """Names and shapes of the linear layers in a file of weights, without the head."""
-    with safe_open(path, framework="np") as weights:
-        shapes = {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118 (no mapping)
-    layers = {name.removesuffix(".weight"): shape for name, shape in shapes.items() if len(shape) == 2}
+    layers = {name.removesuffix(".weight"): shape for name, shape in _shapes(path).items() if len(shape) == 2}
     return {name: shape for name, shape in layers.items() if not name.endswith(_NOT_ADAPTED)}
+
+
+def _shapes(path: Path) -> dict[str, list[int]]:
+    with safe_open(path, framework="np") as weights:
+        return {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118 (no mapping)
 
 
 def _in_words(size: int) -> str:

@@ -29,6 +29,7 @@ from orchestrator.tracking.checkpoints import CheckpointKeeper
 from orchestrator.tracking.journal import (
     CellRecord,
     Journal,
+    JournalError,
     ObjectiveRecord,
     SweepEnded,
     SweepLog,
@@ -92,17 +93,23 @@ def resume(folder: Path, overrides: Sequence[str], console: Console) -> Study:
 def run(study: Study, console: Console) -> int:
     """Search, report, say where everything is; returns the exit code."""
     sweep, folder = study.sweep, study.folder
-    with ray_session(sweep.resources.start_timeout_seconds) as nodes:
+    with ray_session(sweep.resources) as nodes:
         signal.signal(signal.SIGTERM, _interrupt)  # after Ray, which puts its own handler in place
         plan = plan_slots(sweep.resources, nodes, _num_trials(sweep))
         recorder, pump, keeper = open_record(study, plan)
         console.print(f"sweep {sweep.name} in {folder}")
         console.print(f"{_budget(sweep)} on {plan}")
-        outcome = _search(Search(sweep, folder, recorder), plan, console)
-        if outcome == "done":
-            keeper.conclude()
-        recorder.record(SweepEnded(state=outcome))
-        recorder.close()
+        try:
+            outcome = _search(Search(sweep, folder, recorder), plan, console)
+            if outcome == "done":
+                keeper.conclude()
+            recorder.record(SweepEnded(state=outcome))
+        except JournalError as error:
+            console.print(f"error: {error}; nothing that was recorded is lost", style="red")
+            console.print(f"once it can be written again, go on with  {_resume_command(folder)}")
+            return 1
+        finally:
+            recorder.close()
     code = {"done": 0, "failed": 1, "interrupted": 130}[outcome]
     if outcome == "done" and (share := _failed_share(recorder.log)) > sweep.search.max_failed_share:
         console.print(
@@ -112,7 +119,7 @@ def run(study: Study, console: Console) -> int:
         code = 1
     _conclude(study, recorder.log, pump, console)
     if outcome == "interrupted":
-        console.print(f"interrupted; go on with  {sys.executable} -m orchestrator.sweep --resume {folder}")
+        console.print(f"interrupted; go on with  {_resume_command(folder)}")
     return code
 
 
@@ -156,6 +163,10 @@ def _say_notes(sweep: SweepConfig, tasks: Mapping[str, Sequence[Task]], console:
         console.print(f"note: {note}", style="yellow")
 
 
+def _resume_command(folder: Path) -> str:
+    return f"{sys.executable} -m orchestrator.sweep --resume {shlex.quote(str(folder))}"
+
+
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
@@ -165,7 +176,7 @@ def _look_at_nodes(sweep: SweepConfig) -> tuple[str, list[Node]]:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         return "this machine", [preflight.this_machine()]
-    with ray_session(sweep.resources.start_timeout_seconds) as nodes:
+    with ray_session(sweep.resources) as nodes:
         return f"the cluster at {address}", nodes
 
 

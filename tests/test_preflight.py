@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from safetensors.numpy import load_file
 
 from orchestrator import preflight
 from orchestrator.load_config import ConfigError, load_config
@@ -28,32 +29,36 @@ def small(target, storage, *overrides):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
+    ("overrides", "words", "besides"),
     [
         # rank x (inputs + outputs) x 4 bytes: in each of two layers 4 x (32 + 32) + 3 x (32 + 64)
-        ([], "adapters of the fronts, at most 20 trials, 34 KiB each, 680 KiB at most"),
-        (["lora.r=64"], "adapters of the fronts, at most 20 trials, 272 KiB each, 5.3 MiB at most"),
+        ([], "adapters of the fronts, at most 20 trials, 34 KiB each, 680 KiB at most", "204 KiB"),
+        (["lora.r=64"], "adapters of the fronts, at most 20 trials, 272 KiB each, 5.3 MiB at most", "1.6 MiB"),
         (
             ["lora.r=512", "lora.target_modules=[q_proj, up_proj]"],
             "adapters of the fronts, at most 20 trials, 640 KiB each, 12.5 MiB at most",
+            "3.8 MiB",
         ),
-        (["checkpoint.policy=none"], "no adapters are kept"),
-        (["checkpoint.policy=best"], "adapters of 4 knees, 34 KiB each, 170 KiB at most"),
+        (["checkpoint.policy=none"], "no adapters are kept", "204 KiB"),
+        (["checkpoint.policy=best"], "adapters of 4 knees, 34 KiB each, 170 KiB at most", "204 KiB"),
     ],
 )
-def test_disk_of_adapters(target, overrides, words):
-    assert preflight.estimate_disk(sweep(target, *overrides)) == words
+def test_disk_of_adapters(target, overrides, words, besides):
+    found = preflight.estimate_disk(sweep(target, *overrides))
+    assert found == f"{words}; for each trial that runs, at most {besides} besides, to go on from"
 
 
 def test_disk_of_whole_weights_and_of_chains(target):
     size = (target / "model.safetensors").stat().st_size
     assert 2**17 < size < 2**20
+    numbers = sum(tensor.size for tensor in load_file(target / "model.safetensors").values())
     whole = f"weights of 20 trials, {size / 2**10:.0f} KiB each, {20 * size / 2**20:.1f} MiB at most"
-    assert preflight.estimate_disk(sweep(target, "lora=null", "checkpoint.policy=all")) == whole
+    found = preflight.estimate_disk(sweep(target, "lora=null", "checkpoint.policy=all"))
+    # Float32 weights and two moments, twice.
+    assert found == f"{whole}; for each trial that runs, at most {24 * numbers / 2**20:.1f} MiB besides, to go on from"
     chain = load_config("continual_search", ["scenario.source=/data", f"model.target={target}"])
-    assert preflight.estimate_disk(chain).endswith(
-        f"; while a chain runs, twice the weights besides ({2 * size / 2**10:.0f} KiB)"
-    )
+    besides = 24 * numbers + 2 * size
+    assert preflight.estimate_disk(chain).endswith(f"at most {besides / 2**20:.1f} MiB besides, to go on from")
     words = "adapters of the fronts, at most 80 trials; the size of locuslab/tofu_ft_llama2-7b is known once it is"
     assert preflight.estimate_disk(load_config("tofu_lora")) == f"{words} downloaded"
 

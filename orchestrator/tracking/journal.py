@@ -210,12 +210,17 @@ class Journal:
         """Write one record and wait until it, and all before it, are on disk.
 
         Steps alone do not wait more than once a second: only a machine that dies can lose them, and the trial that they
-        belong to has not ended then and starts again.
+        belong to has not ended then and starts again. JournalError: the disk takes no more, or another error of it.
         """
-        self._file.write(record.model_dump_json().encode() + b"\n")
-        if not isinstance(record, StepsReported) or time.monotonic() - self._synced >= _SYNC_SECONDS:
-            os.fsync(self._file.fileno())
-            self._synced = time.monotonic()
+        try:
+            left = memoryview(record.model_dump_json().encode() + b"\n")
+            while left:  # a disk that is almost full takes a part, and says so the next time
+                left = left[self._file.write(left) :]
+            if not isinstance(record, StepsReported) or time.monotonic() - self._synced >= _SYNC_SECONDS:
+                os.fsync(self._file.fileno())
+                self._synced = time.monotonic()
+        except OSError as error:
+            raise JournalError(f"{self._file.name} cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
         """Close the segment and let others write; closing twice is fine."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from orchestrator.tracking.journal import Journal, Record, SweepLog
+from orchestrator.tracking.journal import Journal, JournalError, Record, SweepLog
 
 Listener = Callable[[Record], None]
 
@@ -13,10 +13,20 @@ class Recorder:
     def __init__(self, journal: Journal, log: SweepLog, listeners: Sequence[Listener] = ()) -> None:
         self._journal, self.log = journal, log
         self.listeners = list(listeners)
+        self.failure: JournalError | None = None
 
     def record(self, record: Record) -> None:
-        """Keep one record; returns when it is on disk. Listeners may record in turn."""
-        self._journal.append(record)
+        """Keep one record; returns when it is on disk. Listeners may record in turn.
+
+        JournalError: it cannot be kept, which is then in `failure`. A part of it may be written, so it is the last.
+        """
+        if self.failure is not None:
+            raise self.failure
+        try:
+            self._journal.append(record)
+        except JournalError as error:
+            self.failure = error
+            raise
         self.log.add(record)
         for listener in self.listeners:
             listener(record)

@@ -13,6 +13,7 @@ from typing import Any
 from orchestrator.base_config import Value
 from orchestrator.config import (
     MethodEntry,
+    ResourcesConfig,
     SweepConfig,
     baseline_config,
     cell_space,
@@ -36,7 +37,7 @@ class SearchError(RuntimeError):
 
 
 @contextlib.contextmanager
-def ray_session(start_timeout_seconds: float) -> Iterator[list[Node]]:
+def ray_session(resources: ResourcesConfig) -> Iterator[list[Node]]:
     """A connection to the cluster in RAY_ADDRESS, to one that runs on this machine, or to a new local one.
 
     Yields the nodes. ConfigError: another sweep holds the cluster's head.
@@ -48,7 +49,8 @@ def ray_session(start_timeout_seconds: float) -> Iterator[list[Node]]:
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is handled by the sweep
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(start_timeout_seconds),
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(resources.start_timeout_seconds),
+        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(resources.hang_seconds),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "TOKENIZERS_PARALLELISM": "false",
     }
@@ -82,7 +84,10 @@ class Search:
     recorder: Recorder
 
     def run(self, plan: Plan) -> None:
-        """Run every trial that the journal has not finished. SearchError: a baseline could not be scored."""
+        """Run every trial that the journal has not finished.
+
+        SearchError: a baseline could not be scored. JournalError: a record could not be kept.
+        """
         from ray import tune  # noqa: PLC0415  (reads the environment that ray_session sets)
 
         from orchestrator.tuning.slot import run_on_slot, stop_slots  # noqa: PLC0415
@@ -101,9 +106,9 @@ class Search:
         try:
             tuner.fit()
             stop_slots(search.slots)
-        except Exception:
+        except Exception as error:
             stop_slots(search.slots)
-            raise
+            raise self.recorder.failure or error from error
         finally:  # interrupted: the workers end with the connection, nobody waits for the trial in progress
             shutil.rmtree(scratch, ignore_errors=True)
             shutil.rmtree(self.folder / ".ray", ignore_errors=True)
@@ -126,6 +131,7 @@ class Search:
                 "trials_per_group": 1 if resources.isolation == "process" else None,
                 "max_attempts": resources.max_attempts,
                 "idle_seconds": resources.slot_idle_seconds,
+                "hang_seconds": resources.hang_seconds,
                 "storage": str(self.folder / ".ray"),
             },
         )
@@ -149,15 +155,16 @@ class Search:
         def make_job(number: int, params: dict[str, Value]) -> TrialJob:
             log = self.recorder.log
             known = cell_front(log, log.cell(entry.name, forget_set))
-            policy = self.sweep.checkpoint.policy
+            kept = self.sweep.checkpoint
             return TrialJob(
                 key=trial_key(f"{entry.name}/{forget_set}", number),
                 config=trial_config(self.sweep, entry, forget_set, params),
                 params=params,
                 sweep_dir=str(self.folder),
                 objectives=log.header.objectives,
-                keep_weights=policy != "none",
-                front=() if policy == "all" else tuple(tuple(objectives(trial)) for trial in known),
+                keep_weights=kept.policy != "none",
+                point_minutes=kept.every_minutes,
+                front=() if kept.policy == "all" else tuple(tuple(objectives(trial)) for trial in known),
                 retain_scores=self._retain_scores(forget_set),
             )
 

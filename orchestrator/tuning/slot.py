@@ -36,6 +36,7 @@ class SlotSpec(Config):
     trials_per_group: int | None
     max_attempts: int
     idle_seconds: float
+    hang_seconds: float
     storage: str
 
 
@@ -173,7 +174,9 @@ class Slot:
                 use_gpu=self.spec.gpus_per_worker > 0,
                 resources_per_worker=resources,
             ),
-            torch_config=TorchConfig(backend="nccl" if self.spec.gpus_per_worker else "gloo"),
+            torch_config=TorchConfig(
+                backend="nccl" if self.spec.gpus_per_worker else "gloo", timeout_s=round(self.spec.hang_seconds)
+            ),
             run_config=train.RunConfig(name=self.name, storage_path=self.spec.storage),
         )
         try:

@@ -1,9 +1,13 @@
-"""DeepSpeed behind five calls: run, backward, step, and release or close."""
+"""DeepSpeed behind a few calls: run, backward, step, state and restore, release or close."""
 
 import gc
 import importlib
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from itertools import chain
 from typing import Any
 
 import torch
@@ -18,12 +22,14 @@ _LARGEST_BUCKET = 500_000_000  # elements, DeepSpeed's default
 _NO_DECAY = ("bias", "norm.weight", "layernorm.weight", "ln_f.weight", "ln_1.weight", "ln_2.weight")
 
 
+@cache
 def import_deepspeed() -> Any:
     """DeepSpeed, told what it would otherwise guess, or compile for half a minute; the first import of a process."""
     os.environ.setdefault("LOCAL_RANK", "0")
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
-    import deepspeed  # noqa: PLC0415  (reads DS_ACCELERATOR when imported)
+    with _hidden("mlflow"):  # DeepSpeed's autotuner, which nothing uses, takes a second to import it
+        import deepspeed  # noqa: PLC0415  (reads DS_ACCELERATOR when imported)
 
     # Only inference uses this operator, and it is built with a C++ compiler that a user may not have.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -31,8 +37,25 @@ def import_deepspeed() -> Any:
     return deepspeed
 
 
+@contextmanager
+def _hidden(name: str) -> Iterator[None]:
+    """Let imports find no module of this name, unless it is there already."""
+    modules: dict[str, Any] = sys.modules
+    absent = name not in modules
+    if absent:
+        modules[name] = None
+    try:
+        yield
+    finally:
+        if absent:
+            del modules[name]
+
+
 def _import_muon() -> None:
-    """An optimizer that every engine imports, without its decorators, which take three seconds to import a compiler."""
+    """Import the module of an optimizer that every engine asks for, but not the compiler that its decorators ask for.
+
+    Importing that compiler takes three seconds, and neither is used.
+    """
     from deepspeed.runtime import compiler  # noqa: PLC0415
 
     compile_ = compiler.compile
@@ -114,6 +137,34 @@ class DeepSpeedEngine:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return int(tensor.item())
 
+    def state(self) -> dict[str, Tensor]:
+        """This rank's part of the float32 weights and of Adam's moments, to go on from; not copied."""
+        tensors = {}
+        for number, weights in enumerate(self._float32_parts()):
+            tensors[f"{number}/weights"] = weights.detach()
+            tensors |= {f"{number}/{name}": value for name, value in self._adam.state[weights].items()}
+        return tensors
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from the `state` of a like engine, same rank of as many; all ranks together."""
+        parts = self._float32_parts()
+        for number, weights in enumerate(parts):
+            own = {name.partition("/")[2]: value for name, value in state.items() if name.startswith(f"{number}/")}
+            weights.data.copy_(own.pop("weights"))
+            self._adam.state[weights] = {name: value.to(weights.device, copy=True) for name, value in own.items()}
+        optimizer = self._engine.optimizer
+        if self.stage == 3:
+            optimizer._partition_all_parameters()  # what is whole would be taken for the newest
+            for number in range(len(parts)):
+                optimizer._reassign_or_swap_out_partitioned_parameters(number)
+            if whole := optimizer.persistent_parameters:  # small ones, which every rank has
+                whole[0].all_gather(whole)
+        elif hasattr(optimizer, "update_lp_params"):
+            optimizer.update_lp_params()
+        elif optimizer is not self._adam:  # ZeRO 0 and bfloat16
+            for low, high in zip(chain(*optimizer.fp16_groups), chain(*optimizer.fp32_groups), strict=True):
+                low.data.copy_(high.data)
+
     def release(self) -> Any:
         """End training: free gradients and optimizer state, return the model with whole weights on every rank.
 
@@ -138,6 +189,17 @@ class DeepSpeedEngine:
             optimizer.fp32_partitioned_groups_flat.clear()
         self._engine = self._policy = None
         gc.collect()  # the engine and its optimizer refer to each other
+
+    @property
+    def _adam(self) -> Any:
+        """The optimizer inside DeepSpeed's, which ZeRO 0 and float32 do without."""
+        return getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
+
+    def _float32_parts(self) -> list[Tensor]:
+        """This rank's part of the weights under training, in the type that Adam updates."""
+        if self.stage == 3:
+            return list(self._engine.optimizer.fp32_partitioned_groups_flat)
+        return [weights for group in self._adam.param_groups for weights in group["params"]]
 
     @property
     def _model(self) -> Any:

@@ -1,6 +1,7 @@
 """What runs on the Ray Train workers of a slot: take a job, run it, send what it reports; again until told to stop."""
 
 import gc
+import resource
 import traceback
 from functools import partial
 from typing import Any
@@ -57,7 +58,10 @@ def _lost_a_peer(error: Exception) -> bool:
 
 
 def _memory_hint(error: Exception) -> str:
-    if not isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, torch.OutOfMemoryError):
+        peak = torch.cuda.max_memory_allocated() / 2**30
+    elif isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    else:
         return ""
-    peak = torch.cuda.max_memory_allocated() / 2**30
     return f" (peak {peak:.1f} GiB; lower train.micro_batch_tokens (or train.micro_batch_size), or raise zero.stage)"

@@ -12,6 +12,7 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from orchestrator.worker.batches import Encoder
+from orchestrator.worker.packing import ATTENTION
 
 # Rows that have ended are dropped once they are this share of the batch: dropping copies the others' keys and values.
 _DROPPED_SHARE = 0.125
@@ -25,6 +26,8 @@ def generate(model: Any, encoder: Encoder, questions: Sequence[str], *, batch_si
     An answer ends with EOS, with the template's end of turn, or where prompt and answer together have the encoder's
     max_length tokens. Every prompt must have fewer tokens than that.
     """
+    if not questions:
+        return []
     prompts = [encoder.generation_ids(question) for question in questions]
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
     size = math.ceil(len(order) / max(1, math.ceil(len(order) / batch_size)))  # equal batches: each costs its longest
@@ -96,7 +99,9 @@ class _Decoder:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._takes = set(inspect.signature(base.forward).parameters)
         window = getattr(base.config, "sliding_window", None)
-        self._slides = window is not None and window < encoder.max_length  # then the model makes its own masks
+        slides = window is not None and window < encoder.max_length
+        # Only SDPA reads a mask of booleans, and that mask knows no window; otherwise the model makes its own.
+        self._makes_mask = slides or base.config._attn_implementation not in ("sdpa", ATTENTION)
 
     def answers(self, prompts: list[list[int]]) -> list[list[int]]:
         """New tokens of each prompt, the end token included where there is one."""
@@ -133,7 +138,7 @@ class _Decoder:
         """The most likely token after each row: (B,). `attended` (B, T) covers what the cache holds and `tokens`."""
         inputs: dict[str, Any] = {
             "input_ids": tokens,
-            "attention_mask": attended.long() if self._slides else _mask(attended, tokens.shape[1]),
+            "attention_mask": attended.long() if self._makes_mask else _mask(attended, tokens.shape[1]),
             "past_key_values": cache,
             "use_cache": True,
         }

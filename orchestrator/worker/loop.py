@@ -47,15 +47,22 @@ class Schedule:
 
 
 def train_steps(
-    engine: Engine, method: Method, builder: BatchBuilder, schedule: Schedule, reference: Reference | None
+    engine: Engine,
+    method: Method,
+    builder: BatchBuilder,
+    schedule: Schedule,
+    reference: Reference | None,
+    *,
+    first: int = 0,
 ) -> Iterator[StepRecord]:
-    """One record for each optimizer step, its losses taken before the update.
+    """One record for each optimizer step from number `first` on, its losses taken before the update.
 
     All ranks yield the same losses and gradient norms, so they agree without asking when one is not finite: the loop
     then ends without an update, and that record is the last.
     """
     masked = method.config.convention == "masked"
-    for index, (step, rate) in enumerate(zip(schedule.steps, schedule.learning_rates, strict=True)):
+    for index in range(first, len(schedule.steps)):
+        step, rate = schedule.steps[index], schedule.learning_rates[index]
         counts = builder.counts(step) if masked else None
         mine = step.ranks[engine.rank]
         share = 1.0 if masked else 1.0 / (len(mine) * engine.world_size)

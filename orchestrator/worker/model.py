@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from methods.batch import TokenBatch
 from methods.outputs import FullLogits, HiddenStates, Outputs, PackedStates, piece_size
 from orchestrator.trial_config import LoraConfig, ModelConfig
-from orchestrator.worker.packing import consecutive, pack, run_packed, share, use_packed_attention
+from orchestrator.worker.packing import consecutive, pack, pack_shared, run_packed, use_packed_attention
 from orchestrator.worker.template import load_tokenizer
 
 # Families whose logits are exactly head(last hidden state): no soft cap, no scale.
@@ -257,7 +257,7 @@ class Predictions:
         attended = [tokens.attention_mask.bool() for tokens in batches]
         ids = torch.cat([tokens.input_ids[mask] for tokens, mask in zip(batches, attended, strict=True)])
         lengths = [length for mask in attended for length in mask.sum(-1).tolist()]
-        rows, kept = share(torch.split(ids.cpu(), lengths)) if share_prefixes else (consecutive(lengths), None)
+        rows, kept = pack_shared(torch.split(ids.cpu(), lengths)) if share_prefixes else (consecutive(lengths), None)
         packed_ids = ids if kept is None else ids[kept.to(ids.device)]
         hidden = run_packed(model.base_model, packed_ids, pack(rows, len(packed_ids)).to(ids.device))
         numbers = torch.split(torch.cat(rows).to(ids.device), [int(mask.sum()) for mask in attended])

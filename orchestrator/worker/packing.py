@@ -70,7 +70,7 @@ def consecutive(lengths: Sequence[int]) -> list[Tensor]:
     return [torch.arange(end - length, end) for end, length in zip(ends, lengths, strict=True)]
 
 
-def share(rows: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+def pack_shared(rows: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
     """Rows of token ids, each sharing the first tokens that it has in common with the row before it.
 
     Returns the packed numbers of each row's tokens, and which of all rows' tokens, laid end to end, are packed.

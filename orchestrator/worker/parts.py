@@ -55,13 +55,21 @@ class WorkerParts:
 
 @dataclass
 class Clock:
-    """Seconds by phase of a trial."""
+    """Seconds by phase of a trial; phases follow one another."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    _phase: tuple[str, float] | None = None
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Add the time of a block to a phase."""
-        start = time.perf_counter()
+        self._phase = name, time.perf_counter()
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self.seconds, self._phase = self.so_far(), None
+
+    def so_far(self) -> dict[str, float]:
+        """Seconds by phase, with what the phase under way has taken."""
+        if self._phase is None:
+            return dict(self.seconds)
+        name, start = self._phase
+        return self.seconds | {name: self.seconds.get(name, 0.0) + time.perf_counter() - start}

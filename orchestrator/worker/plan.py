@@ -118,19 +118,30 @@ def _deal(draws: list[Draw], sizes: Sizes, length: Callable[[Draw], int]) -> Ste
     cost = {draw: length(draw) for draw in draws}
     draws = sorted(draws, key=lambda draw: (-cost[draw], draw.forget, draw.retain, draw.refusal))
     workers = sizes.num_workers
-    if sizes.micro_batch_size is None:
-        rounds, room = math.ceil(sum(cost[draw] for draw in draws) / (sizes.micro_batch_tokens * workers)), len(draws)
+    if sizes.micro_batch_size is not None:
+        rounds = math.ceil(len(draws) / (sizes.micro_batch_size * workers))
+        bins = _filled(draws, cost, rounds * workers, sizes.micro_batch_size)
     else:
-        rounds, room = math.ceil(len(draws) / (sizes.micro_batch_size * workers)), sizes.micro_batch_size
-    bins: list[list[Draw]] = [[] for _ in range(rounds * workers)]
-    loads = [(0, number) for number in range(len(bins))]  # a heap of micro-batches that have room
-    for draw in draws:
-        load, number = heapq.heappop(loads)
-        bins[number].append(draw)
-        if len(bins[number]) < room:
-            heapq.heappush(loads, (load + cost[draw], number))
+        budget = max(sizes.micro_batch_tokens, cost[draws[0]])  # one row may be longer than all that is allowed
+        rounds = math.ceil(sum(cost[draw] for draw in draws) / (budget * workers))
+        bins = _filled(draws, cost, rounds * workers)
+        while max(sum(cost[draw] for draw in rows) for rows in bins) > budget:
+            rounds += 1
+            bins = _filled(draws, cost, rounds * workers)
     filled = [tuple(rows) or (replace(draws[-1], filler=True),) for rows in bins]
     return StepPlan(tuple(tuple(filled[rank::workers]) for rank in range(workers)))
+
+
+def _filled(draws: list[Draw], cost: dict[Draw, int], number: int, room: int | None = None) -> list[list[Draw]]:
+    """So many micro-batches, each draw in the one that costs least and has fewer than `room`."""
+    bins: list[list[Draw]] = [[] for _ in range(number)]
+    loads = [(0, place) for place in range(number)]  # a heap of micro-batches that have room
+    for draw in draws:
+        load, place = heapq.heappop(loads)
+        bins[place].append(draw)
+        if len(bins[place]) != room:
+            heapq.heappush(loads, (load + cost[draw], place))
+    return bins
 
 
 def _paper_code_steps(sizes: Sizes) -> list[StepPlan]:

@@ -20,6 +20,7 @@ from orchestrator.worker.loop import Schedule, train_steps
 from orchestrator.worker.parts import Clock, WorkerParts
 from orchestrator.worker.plan import Sizes, learning_rate, plan_steps
 from orchestrator.worker.reference import ReferenceAnswers, reference_needs
+from orchestrator.worker.resume import TrainingPoints
 
 ReportSteps = Callable[[Sequence[StepRecord]], None]
 
@@ -74,11 +75,13 @@ def train_task(
     report: ReportSteps,
     clock: Clock,
     reference: Callable[[DeepSpeedEngine], ReferenceAnswers | None],
+    points: TrainingPoints | None = None,
 ) -> Any:
-    """The model after the task, whole on every rank. Rank 0 calls `report` with the steps of each epoch.
+    """The model after the task, whole on every rank. Every rank calls `report` with the steps of each epoch.
 
-    `reference` is asked once, before the first step. NotFiniteError: a loss or its gradient was not finite; that
-    step is the last that is reported.
+    `model` is what the task starts from, and what `reference` is asked about, once. Training goes on from `points`, if
+    they hold one, and leaves others; steps done by a point are reported before it is written. NotFiniteError: a loss or
+    its gradient was not finite; that step is the last that is reported.
     """
     assert config.method is not None
     with clock.phase("setup"):
@@ -88,15 +91,21 @@ def train_task(
         answers = reference(engine)
     with clock.phase("train"):
         steps_per_epoch = max(1, len(plan.task.forget) // config.train.batch_size)
+        num_steps = len(plan.schedule.steps)
         steps: list[StepRecord] = []
         finite = True
-        for step in train_steps(engine, build_method(config.method), plan.builder, plan.schedule, answers):
+        first = points.take_up(engine) if points else 0
+        method = build_method(config.method)
+        for step in train_steps(engine, method, plan.builder, plan.schedule, answers, first=first):
             steps.append(step)
-            finite = step.is_finite
-            last = step.step == len(plan.schedule.steps) - 1 or not finite
-            if engine.rank == 0 and (len(steps) >= steps_per_epoch or last):
+            finite, done = step.is_finite, step.step + 1
+            last = done == num_steps or not finite
+            point = points is not None and not last and points.after_step(engine, done, steps_per_epoch)
+            if len(steps) >= steps_per_epoch or last or point:
                 report(steps)
                 steps = []
+            if points is not None and point:
+                points.save(engine, done)
         trained = engine.release()
     if not finite:
         raise NotFiniteError("the training loss or its gradient is not finite")

@@ -1,11 +1,13 @@
 """One trial from model to metrics, on every rank of a process group; knows nothing of Ray.
 
 A trial forgets one task, or a chain of them: each task then starts from the weights that the last one left, read back
-from their checkpoint, so that a chain that was cut off goes on exactly as one that was not.
+from their checkpoint. A trial that was cut off goes on from its newest checkpoint, after a task or between two steps,
+and ends exactly as one that was not.
 """
 
 import gc
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +32,7 @@ from orchestrator.tracking.journal import (
 )
 from orchestrator.trial_config import TrialConfig
 from orchestrator.worker.chain import as_after, asked_after, chain_metrics, task_metrics
-from orchestrator.worker.checkpoint import Checkpoint, checkpoint_folder, newest_checkpoint, save_checkpoint
+from orchestrator.worker.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from orchestrator.worker.downstream import downstream_metrics, load_downstream
 from orchestrator.worker.engine import DeepSpeedEngine
 from orchestrator.worker.evaluation import (
@@ -45,11 +47,13 @@ from orchestrator.worker.evaluation import (
 from orchestrator.worker.model import load_model, save_model
 from orchestrator.worker.parts import Clock, WorkerParts
 from orchestrator.worker.reference import ReferenceAnswers
+from orchestrator.worker.resume import TrainingPoints
 from orchestrator.worker.training import plan_task, reference_answers, train_task
 
 SCORES_FILE = "examples.jsonl"
 WEIGHTS_FOLDER = "model"
 Report = Callable[[StepsReported | TaskFinished], None]
+_LOG = logging.getLogger(__name__)
 
 
 class TrialJob(Config):
@@ -61,6 +65,7 @@ class TrialJob(Config):
     sweep_dir: str
     objectives: tuple[ObjectiveRecord, ...]
     keep_weights: bool
+    point_minutes: float = 10.0
     front: tuple[tuple[float, ...], ...] = ()
     retain_scores: str | None = None
 
@@ -135,19 +140,19 @@ class _Chain:
         """The model after the last task, its scores in `scores`. NotFiniteError: as train_task and evaluate."""
         if self.config.method is None:
             return self._only_score(self._load(None))
-        start = self._resume()
+        start, point = self._resume()
         answers = self._initial_answers()
         model = None
         for index in range(len(self.done), len(self.tasks)):
             if model is not None:
                 del model
                 _free_memory()
-            model = self._forget(index, self._load(start), answers)
+            model = self._forget(index, start, point, answers)
             self._evaluate(index, model)
             if self.is_chain:
                 self._record_task(index, self.scores)
             if index < len(self.tasks) - 1:
-                start = self._save(model)
+                start, point = self._save(model), None
         return model
 
     def metrics(self) -> dict[str, float]:
@@ -178,17 +183,25 @@ class _Chain:
             tokenizer = self.parts.tokenizer(config.model)
             return downstream_metrics(model, tokenizer, config.downstream, config.evaluation, seed=config.seed)
 
-    def _load(self, folder: Path | None) -> Any:
+    def _load(self, start: Checkpoint | None) -> Any:
         """The target model, or the one that the task before left."""
         with self.clock.phase("setup"):
             torch.manual_seed(self.config.seed)  # the first weights of adapters
             source = self.config.model
-            if folder is not None:
-                source = source.model_copy(update={"target": str(folder)})
+            if start is not None:
+                source = source.model_copy(update={"target": str(start.part(0))})
             lora = self.config.lora if self.config.method is not None else None
             return load_model(source, self.parts.device, lora)
 
-    def _forget(self, index: int, model: Any, answers: Sequence[ReferenceAnswers | None]) -> Any:
+    def _forget(
+        self,
+        index: int,
+        start: Checkpoint | None,
+        point: Checkpoint | None,
+        answers: Sequence[ReferenceAnswers | None],
+    ) -> Any:
+        """Forget one task from its start, or from a point in the middle of it."""
+        model = self._load(start)
         with self.clock.phase("setup"):
             plan = plan_task(self.config, self.tasks[index], self.parts)
 
@@ -197,7 +210,12 @@ class _Chain:
                 return answers[index]
             return reference_answers(self.config, plan, engine, self.parts, shared=index == 0)
 
-        return train_task(self.config, plan, model, self._take_steps, self.clock, reference)
+        points = TrainingPoints(
+            60 * self.job.point_minutes,
+            partial(self._save_point, start),
+            None if point is None else (point.part(dist.get_rank()), point.state["step"]),
+        )
+        return train_task(self.config, plan, model, self._take_steps, self.clock, reference, points)
 
     def _take_steps(self, steps: Sequence[StepRecord]) -> None:
         """Steps are numbered over the whole chain."""
@@ -225,35 +243,49 @@ class _Chain:
         engine.close()
         return answers
 
-    def _save(self, model: Any) -> Path:
-        """The point to go on from: the weights after the last finished task, and what is known by then."""
-        root, number = self.job.folder / RESUME_FOLDER, len(self.done)
-        with self.clock.phase("save"):
-            if dist.get_rank() == 0:
-                state = {
-                    "made_by": self._fingerprint(),
-                    "records": [record.model_dump(mode="json") for record in self.records],
-                    "seconds": self.clock.seconds,
-                }
-                tokenizer = self.parts.tokenizer(self.config.model)
-                save_checkpoint(root, number, partial(save_model, model, tokenizer), state)
-            dist.barrier()
-        return checkpoint_folder(root, number)
+    def _save(self, model: Any) -> Checkpoint:
+        """The weights that the next task starts from."""
 
-    def _resume(self) -> Path | None:
-        """Take up what an earlier attempt at this trial finished, and report it again as it was."""
-        found: list[Checkpoint | None] = [None]
-        if dist.get_rank() == 0 and self.is_chain:
-            found = [newest_checkpoint(self.job.folder / RESUME_FOLDER)]
-        dist.broadcast_object_list(found)
-        checkpoint = found[0]
-        if checkpoint is None or checkpoint.state["made_by"] != self._fingerprint():
-            return None
+        def fill(folder: Path) -> None:
+            if dist.get_rank() == 0:
+                save_model(model, self.parts.tokenizer(self.config.model), folder)
+
+        with self.clock.phase("save"):
+            return save_checkpoint(self._root, self.num_steps, fill, self._state(None))
+
+    def _save_point(self, start: Checkpoint | None, fill: Callable[[Path], None], step: int) -> None:
+        """The state of training after that many steps of a task. Where it cannot be written, the trial goes on."""
+        try:
+            save_checkpoint(self._root, self.num_steps, fill, self._state(step), start=start)
+        except OSError as error:
+            _LOG.warning("%s cannot be resumed from step %d: %s", self.job.key, self.num_steps, error)
+
+    @property
+    def _root(self) -> Path:
+        return self.job.folder / RESUME_FOLDER
+
+    def _state(self, step: int | None) -> dict[str, Any]:
+        return {
+            "made_by": self._fingerprint(),
+            "records": [record.model_dump(mode="json") for record in self.records],
+            "seconds": self.clock.so_far(),
+            "step": step,
+        }
+
+    def _resume(self) -> tuple[Checkpoint | None, Checkpoint | None]:
+        """Take up what an earlier attempt at this trial left, and report again what it had reported by then.
+
+        Returns the weights that the task in progress starts from (none: the target model), and a point in its middle.
+        """
+        found = newest_checkpoint(self._root)
+        if found is None or found[0].state["made_by"] != self._fingerprint():
+            return None, None
+        checkpoint, start = found
         self.clock.seconds.update(checkpoint.state["seconds"])
         for values in checkpoint.state["records"]:
             kind = StepsReported if values["kind"] == "steps_reported" else TaskFinished
             self._tell(kind.model_validate(values))
-        return checkpoint.folder
+        return (checkpoint, None) if checkpoint.state["step"] is None else (start, checkpoint)
 
     def _fingerprint(self) -> list[Any]:
         """What must be the same for a checkpoint to be of use: settings, rows, number of workers."""

@@ -1,6 +1,7 @@
 """Which weights stay, and what a journal is to those who write it."""
 
 import os
+import resource
 import time
 
 import pytest
@@ -12,6 +13,7 @@ from orchestrator.tracking.journal import (
     CellRecord,
     CheckpointDeleted,
     Journal,
+    JournalError,
     ObjectiveRecord,
     StepsReported,
     SweepLog,
@@ -119,10 +121,28 @@ def test_a_record_with_example_answers_is_written_as_it_was_read_and_their_quest
 
 
 def test_a_journal_has_one_writer_at_a_time(tmp_path):
-    from orchestrator.tracking.journal import JournalError
-
     first = Journal(tmp_path / "journal")
     with pytest.raises(JournalError, match="another sweep .process [0-9]+ on .* is writing"):
         Journal(tmp_path / "journal")
     first.close()
     Journal(tmp_path / "journal").close()
+
+
+def test_what_the_disk_does_not_take_is_an_error_and_nothing_follows_it(tmp_path):
+    recorder = Recorder(Journal(tmp_path / "journal"), SweepLog(header()))
+    recorder.record(header())
+    (segment,) = (tmp_path / "journal").glob("*.jsonl")
+    size = segment.stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 50, hard))
+    try:
+        with pytest.raises(JournalError, match=f"{segment} cannot be written: File too large"):
+            recorder.record(header())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert segment.stat().st_size == size + 50
+    with pytest.raises(JournalError, match="File too large") as error:
+        recorder.record(header())
+    assert error.value is recorder.failure
+    recorder.close()
+    assert len(_records(tmp_path)) == 1

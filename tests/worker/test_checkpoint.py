@@ -1,8 +1,13 @@
 """Checkpoints: written whole or not at all, damaged ones are passed over."""
 
+import json
+
 import pytest
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
 from orchestrator.worker.checkpoint import newest_checkpoint, save_checkpoint
+from orchestrator.worker.engine import start_process_group
 
 
 def weights(text):
@@ -14,41 +19,59 @@ def weights(text):
     return fill
 
 
-def test_the_newest_is_found_with_its_state_and_older_ones_are_removed(tmp_path):
-    assert newest_checkpoint(tmp_path) is None
-    save_checkpoint(tmp_path, 9, weights("nine"), {"tasks": [1]})
-    save_checkpoint(tmp_path, 10, weights("ten"), {"tasks": [1, 2]})
-    found = newest_checkpoint(tmp_path)
-    assert found.state == {"tasks": [1, 2]}
-    assert (found.folder / "model.safetensors").read_text() == "ten"
-    assert [path.name for path in tmp_path.iterdir()] == ["000010"]
+def found_in(root):
+    found = newest_checkpoint(root)
+    return found and found[0].state["n"]
 
 
-def test_a_checkpoint_of_the_same_number_is_replaced(tmp_path):
-    save_checkpoint(tmp_path, 1, weights("old"), {})
-    save_checkpoint(tmp_path, 1, lambda folder: (folder / "new").touch(), {})
-    assert sorted(path.name for path in newest_checkpoint(tmp_path).folder.iterdir()) == ["manifest.json", "new"]
+def numbers_in(root):
+    return sorted(int(path.name) for path in root.iterdir())
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda folder: (folder / "model.safetensors").write_text("nime"),
-        lambda folder: (folder / "sub" / "more.json").unlink(),
-        lambda folder: (folder / "manifest.json").unlink(),
-        lambda folder: (folder / "manifest.json").write_text('{"files": {'),
-        lambda folder: (folder / "manifest.json").write_text('{"state": {}}'),
-    ],
-    ids=["changed byte", "lost file", "cut off", "torn manifest", "manifest without checksums"],
-)
+def test_the_newest_is_found_with_its_state_and_the_one_before_is_kept(tmp_path):
+    assert newest_checkpoint(tmp_path / "not there") is None
+    for number in (8, 9, 10):
+        made = save_checkpoint(tmp_path, number, weights(f"w{number}"), {"n": number})
+    found, start = newest_checkpoint(tmp_path)
+    assert start is None and found == made and found.state == {"n": 10}
+    assert (found.part(0) / "model.safetensors").read_text() == "w10"
+    assert numbers_in(tmp_path) == [9, 10]
+
+
+def test_what_a_checkpoint_starts_from_is_kept_as_long_as_it_is_needed(tmp_path):
+    first = save_checkpoint(tmp_path, 1, weights("one"), {"n": 1})
+    for number in (2, 3, 4):
+        save_checkpoint(tmp_path, number, weights("point"), {"n": number}, start=first)
+    assert numbers_in(tmp_path) == [1, 3, 4]
+    found, start = newest_checkpoint(tmp_path)
+    assert found.state == {"n": 4} and start == first
+    second = save_checkpoint(tmp_path, 5, weights("five"), {"n": 5})
+    assert numbers_in(tmp_path) == [1, 4, 5]  # the one before it still needs the first
+    save_checkpoint(tmp_path, 6, weights("point"), {"n": 6}, start=second)
+    assert numbers_in(tmp_path) == [5, 6]
+    (second.part(0) / "model.safetensors").write_text("changed")
+    assert newest_checkpoint(tmp_path) is None  # one cannot be read without the other
+
+
+DAMAGE = {
+    "changed byte": lambda folder: (folder / "rank0" / "model.safetensors").write_text("nime"),
+    "lost file": lambda folder: (folder / "rank0" / "sub" / "more.json").unlink(),
+    "cut off": lambda folder: (folder / "manifest.json").unlink(),
+    "torn manifest": lambda folder: (folder / "manifest.json").write_text('{"files": {'),
+    "manifest without checksums": lambda folder: (folder / "manifest.json").write_text('{"state": {}}'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_said_so(damage, tmp_path, caplog):
-    older = tmp_path / "kept"
-    save_checkpoint(older, 1, weights("one"), {"tasks": [1]})
-    save_checkpoint(tmp_path / "root", 2, weights("two"), {"tasks": [1, 2]})
-    (older / "000001").rename(tmp_path / "root" / "000001")
-    damage(tmp_path / "root" / "000002")
-    assert newest_checkpoint(tmp_path / "root").state == {"tasks": [1]}
+    for number in (1, 2):
+        save_checkpoint(tmp_path, number, weights(f"w{number}"), {"n": number})
+    damage(tmp_path / "000002")
+    assert found_in(tmp_path) == 1
     assert "000002" in caplog.text and "passed over" in caplog.text
+    # The trial goes on from 1 and comes to 2 again: what is damaged does not count as the one before it.
+    save_checkpoint(tmp_path, 2, weights("again"), {"n": 2})
+    assert numbers_in(tmp_path) == [1, 2] and found_in(tmp_path) == 2
 
 
 def test_what_could_not_be_written_is_no_checkpoint(tmp_path):
@@ -56,7 +79,42 @@ def test_what_could_not_be_written_is_no_checkpoint(tmp_path):
         (folder / "half").touch()
         raise OSError(28, "No space left on device")
 
-    save_checkpoint(tmp_path, 1, weights("one"), {"tasks": [1]})
-    with pytest.raises(OSError, match="No space"):
-        save_checkpoint(tmp_path, 2, fill, {"tasks": [1, 2]})
-    assert newest_checkpoint(tmp_path).state == {"tasks": [1]}
+    save_checkpoint(tmp_path, 1, weights("one"), {"n": 1})
+    with pytest.raises(OSError, match=r"No space left on device \(rank 0\)"):
+        save_checkpoint(tmp_path, 2, fill, {"n": 2})
+    assert numbers_in(tmp_path) == [1] and found_in(tmp_path) == 1
+
+
+def one_rank(rank, folder):
+    """Three checkpoints of two ranks; rank 1 cannot write the second."""
+    start_process_group(rank, 2, f"file://{folder}/store")
+
+    def fill(place):
+        (place / "state").write_text(f"rank {rank}")
+
+    def fail(place):
+        fill(place)
+        if rank == 1:
+            raise OSError(28, "No space left on device", str(place))
+
+    told = [save_checkpoint(folder / "root", 1, fill, {"n": 1}).folder.name]
+    try:
+        save_checkpoint(folder / "root", 2, fail, {"n": 2})
+    except OSError as error:
+        told += [str(error), found_in(folder / "root")]
+    save_checkpoint(folder / "root", 3, fill, {"n": 3})
+    found, _ = newest_checkpoint(folder / "root")
+    told += [found.state["n"], found.part(rank).joinpath("state").read_text()]
+    (folder / f"{rank}.json").write_text(json.dumps(told))
+    dist.destroy_process_group()
+
+
+def test_ranks_write_their_own_files_and_agree_on_what_could_not_be_written(tmp_path):
+    mp.spawn(one_rank, args=(tmp_path,), nprocs=2, join=True)
+    for rank in (0, 1):
+        number, error, after, newest, own = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert (number, after, newest, own) == ("000001", 1, 3, f"rank {rank}")
+        assert "No space left on device (rank 1)" in error
+    assert numbers_in(tmp_path / "root") == [1, 3]
+    (tmp_path / "root" / "000003" / "rank1" / "state").write_text("rank x")
+    assert found_in(tmp_path / "root") == 1

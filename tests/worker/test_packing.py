@@ -10,7 +10,7 @@ from methods.batch import IGNORE_INDEX, TokenBatch
 from methods.outputs import HiddenStates, PackedStates, at_positions, label_logps, logits_at, piece_size
 from orchestrator.worker.batches import collate
 from orchestrator.worker.model import _PLAIN_HEADS, Predictions
-from orchestrator.worker.packing import consecutive, pack, share
+from orchestrator.worker.packing import consecutive, pack, pack_shared
 
 PIECE = 64
 
@@ -100,7 +100,7 @@ def test_what_was_not_run_cannot_be_asked():
 
 def test_sharing_follows_the_row_before():
     rows = [torch.tensor(row) for row in ([5, 6, 7], [5, 6, 8, 9], [5, 6, 8], [4])]
-    numbers, kept = share(rows)
+    numbers, kept = pack_shared(rows)
     assert [row.tolist() for row in numbers] == [[0, 1, 2], [0, 1, 3, 4], [0, 1, 3], [5]]
     assert torch.cat(rows)[kept].tolist() == [5, 6, 7, 8, 9, 4]
 

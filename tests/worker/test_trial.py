@@ -73,7 +73,8 @@ def sweep(place, method="NPO+GD", **scenario):
 class Case:
     """One trial in a folder of its own, or going on in the folder of `after`.
 
-    `stop_at`: its workers die when that task is reported. `damaged`: a byte of the checkpoint is changed beforehand.
+    `stop_at`: its workers die when that task is reported; `stop_after`: when a point after that step was left, as each
+    epoch does if `each_epoch`. `damaged`: a byte of the newest checkpoint is changed beforehand.
     """
 
     name: str
@@ -82,6 +83,8 @@ class Case:
     workers: int = 1
     stop_at: int | None = None
     after: str | None = None
+    stop_after: int | None = None
+    each_epoch: bool = False
     damaged: bool = False
     baseline: bool = False
     learning_rate: float | None = None
@@ -104,6 +107,12 @@ CASES = [
     Case("adapters", lora=LoraConfig()),
     Case("adapters cut 2", lora=LoraConfig(), stop_at=2),
     Case("adapters again 2", lora=LoraConfig(), after="adapters cut 2"),
+    *(Case(f"point cut {n}", each_epoch=True, stop_after=n) for n in (2, 4, 8)),
+    *(Case(f"point again {n}", each_epoch=True, after=f"point cut {n}") for n in (2, 4, 8)),
+    Case("damaged point cut", each_epoch=True, stop_after=4),
+    Case("damaged point again", each_epoch=True, after="damaged point cut", damaged=True),
+    Case("initial point cut", scenario=INITIAL, each_epoch=True, stop_after=8),
+    Case("initial point again", scenario=INITIAL, each_epoch=True, after="initial point cut"),
     Case("one task", scenario=(("num_tasks", 1),)),
     Case("baseline", baseline=True),
     Case("baseline of two", baseline=True, workers=2),
@@ -128,9 +137,16 @@ def run_case(case, place, parts):
     if case.learning_rate:
         trial = trial.model_copy(update={"train": trial.train.model_copy(update={"learning_rate": case.learning_rate})})
     trial = trial.model_copy(update={"lora": case.lora})
-    job = TrialJob(key="cell/t000", config=trial, sweep_dir=str(folder), objectives=OBJECTIVES, keep_weights=True)
+    job = TrialJob(
+        key="cell/t000",
+        config=trial,
+        sweep_dir=str(folder),
+        objectives=OBJECTIVES,
+        keep_weights=True,
+        point_minutes=0.0 if case.each_epoch else 10.0,
+    )
     if case.damaged:
-        (weights,) = folder.rglob("resume/*/model.safetensors")
+        weights = max(folder.rglob("resume/*/rank0/*.safetensors"))
         content = bytearray(weights.read_bytes())
         content[-1] ^= 1
         weights.write_bytes(content)
@@ -138,6 +154,9 @@ def run_case(case, place, parts):
     def report(record):
         records.append(record)
         if isinstance(record, TaskFinished) and record.task == case.stop_at:
+            raise Killed
+        # An epoch's steps are reported before its point is left: the one before these steps is there, theirs is not.
+        if isinstance(record, StepsReported) and case.stop_after == record.steps[0].step:
             raise Killed
 
     try:
@@ -235,6 +254,28 @@ def test_a_chain_whose_workers_died_goes_on_after_its_last_whole_task(name, numb
     # A checkpoint is written after its task is reported: of the last report only the tasks before it are kept.
     assert records[: 4 * (number - 1)] == cut[: 4 * (number - 1)]  # told again as they were, with their times
     assert records[4 * (number - 1)].time > cut[-1].time
+    assert steps_of(records) == steps_of(whole)
+    assert tasks_of(records) == tasks_of(whole)
+    assert result.metrics == undisturbed.metrics
+    assert result.scores_sha256 == undisturbed.scores_sha256
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "expected"),
+    [
+        ("point again 2", 2, "whole"),
+        ("point again 4", 4, "whole"),
+        ("point again 8", 8, "whole"),
+        ("damaged point again", 2, "whole"),
+        ("initial point again", 8, "initial"),
+    ],
+)
+def test_a_task_whose_workers_died_goes_on_after_its_last_point(name, number, expected, runs):
+    cut, nothing = runs[name.replace("again", "cut")]
+    (records, result), (whole, undisturbed) = runs[name], runs[expected]
+    assert nothing is None and result.state == TrialState.COMPLETE
+    told = [record for record in records if record.time <= cut[-1].time]
+    assert told == cut[: len(told)] and len(steps_of(told)) == number  # told again as they were, with their times
     assert steps_of(records) == steps_of(whole)
     assert tasks_of(records) == tasks_of(whole)
     assert result.metrics == undisturbed.metrics
