@@ -55,7 +55,7 @@ def test_disk_of_whole_weights_and_of_chains(target):
     whole = f"weights of 20 trials, {size / 2**10:.0f} KiB each, {20 * size / 2**20:.1f} MiB at most"
     found = preflight.estimate_disk(sweep(target, "lora=null", "checkpoint.policy=all"))
     # Float32 weights and two moments, twice.
-    assert found == f"{whole}; for each trial that runs, at most {24 * numbers / 2**20:.1f} MiB besides, to go on from"
+    assert found == f"{whole}; for each trial that runs, at most {24 * numbers / 2**10:.0f} KiB besides, to go on from"
     chain = load_config("continual_search", ["scenario.source=/data", f"model.target={target}"])
     besides = 24 * numbers + 2 * size
     assert preflight.estimate_disk(chain).endswith(f"at most {besides / 2**20:.1f} MiB besides, to go on from")

@@ -4,6 +4,7 @@ A checkpoint is a folder with a folder for each rank that wrote something, and a
 whole: a folder without one is a checkpoint that was cut off. All ranks of the process group call these functions.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -13,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from orchestrator.worker.share import gathered, rank_and_size
 
@@ -132,6 +135,8 @@ def _together(action: Callable[[], Any]) -> dict[int, Any]:
         value = action()
     except OSError as error:
         failure = error
+    except SafetensorError as error:  # what it makes of an OSError
+        failure = OSError(errno.EIO, str(error))
     values = gathered({rank: (value, failure)})
     for number, (_, met) in values.items():
         if met is not None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -61,8 +62,8 @@ def train_steps(
     then ends without an update, and that record is the last.
     """
     masked = method.config.convention == "masked"
-    for index in range(first, len(schedule.steps)):
-        step, rate = schedule.steps[index], schedule.learning_rates[index]
+    planned = enumerate(zip(schedule.steps, schedule.learning_rates, strict=True))
+    for index, (step, rate) in islice(planned, first, None):
         counts = builder.counts(step) if masked else None
         mine = step.ranks[engine.rank]
         share = 1.0 if masked else 1.0 / (len(mine) * engine.world_size)

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from safetensors.torch import save_file
 
 from orchestrator.worker.checkpoint import newest_checkpoint, save_checkpoint
 from orchestrator.worker.engine import start_process_group
@@ -83,6 +85,15 @@ def test_what_could_not_be_written_is_no_checkpoint(tmp_path):
     with pytest.raises(OSError, match=r"No space left on device \(rank 0\)"):
         save_checkpoint(tmp_path, 2, fill, {"n": 2})
     assert numbers_in(tmp_path) == [1] and found_in(tmp_path) == 1
+
+
+def test_what_safetensors_could_not_write_is_an_error_of_the_disk(tmp_path):
+    def fill(folder):
+        save_file({"weights": torch.zeros(9)}, folder / "no such folder" / "weights")
+
+    with pytest.raises(OSError, match=r"No such file.*\(rank 0\)"):
+        save_checkpoint(tmp_path, 1, fill, {"n": 1})
+    assert newest_checkpoint(tmp_path) is None
 
 
 def one_rank(rank, folder):
