@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from safetensors.torch import load_file
@@ -105,7 +106,13 @@ def test_interrupted_sweep_is_resumed_to_the_same_end(slot_sweep, models, tmp_pa
     arguments = tiny.settings(models, tmp_path, "methods=[NPO+GD,IDK+AP]", "search.trials_per_cell=2")
     command = [sys.executable, "-m", "orchestrator.sweep", *arguments]
     sweep = subprocess.Popen(
-        command, cwd=tiny.ROOT, env=tiny.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=tiny.ROOT,
+        env=tiny.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     seen = []
     for line in sweep.stdout:
