@@ -212,7 +212,7 @@ def test_a_disk_without_room_for_the_journal_ends_the_sweep_and_it_is_resumed(mo
 def mlflow_runs(folder):
     """Names of the runs in the sweep's experiment."""
     client = MlflowClient(f"sqlite:///{folder.parent / 'mlflow.db'}")
-    (experiment,) = [one for one in client.search_experiments() if one.name == folder.name]
+    (experiment,) = [one for one in client.search_experiments() if one.name.endswith(folder.name)]
     return [run.info.run_name for run in client.search_runs([experiment.experiment_id])]
 
 

@@ -5,7 +5,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from functools import partial
 
 import pytest
 from safetensors.torch import load_file
@@ -105,6 +104,7 @@ def test_processes_give_what_slots_give_bit_for_bit(slot_sweep, models, tmp_path
 def test_interrupted_sweep_is_resumed_to_the_same_end(slot_sweep, models, tmp_path):
     arguments = tiny.settings(models, tmp_path, "methods=[NPO+GD,IDK+AP]", "search.trials_per_cell=2")
     command = [sys.executable, "-m", "orchestrator.sweep", *arguments]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored, for all
     sweep = subprocess.Popen(
         command,
         cwd=tiny.ROOT,
@@ -112,8 +112,8 @@ def test_interrupted_sweep_is_resumed_to_the_same_end(slot_sweep, models, tmp_pa
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
+    signal.signal(signal.SIGINT, before)
     seen = []
     for line in sweep.stdout:
         seen.append(line)
