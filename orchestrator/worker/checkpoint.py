@@ -107,11 +107,14 @@ def _numbered(root: Path) -> Iterator[Path]:
 def _remove_all_but_last(root: Path, new: Path, start: Checkpoint | None) -> None:
     """Make room for a new one: keep the last whole one before it, and what either needs."""
     kept = {start.folder} if start else set()
-    before = [folder for folder in _numbered(root) if folder.name < new.name and (folder / _MANIFEST).is_file()]
-    for folder in before[:1]:
-        kept.add(folder)
-        if (name := json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["start"]) is not None:
-            kept.add(root / name)
+    for folder in _numbered(root):
+        try:
+            needed = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["start"]
+        except (OSError, ValueError, KeyError):  # cut off or damaged
+            continue
+        if folder.name < new.name:
+            kept |= {folder} if needed is None else {folder, root / needed}
+            break
     for folder in _numbered(root):
         if folder not in kept:
             shutil.rmtree(folder, ignore_errors=True)

@@ -76,6 +76,15 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_said_so(dama
     assert numbers_in(tmp_path) == [1, 2] and found_in(tmp_path) == 2
 
 
+@pytest.mark.parametrize("name", ["cut off", "torn manifest", "manifest without checksums"])
+def test_one_without_a_readable_manifest_is_not_kept_in_place_of_the_one_before(name, tmp_path):
+    for number in (1, 2):
+        save_checkpoint(tmp_path, number, weights(f"w{number}"), {"n": number})
+    DAMAGE[name](tmp_path / "000002")
+    save_checkpoint(tmp_path, 3, weights("w3"), {"n": 3})
+    assert numbers_in(tmp_path) == [1, 3]
+
+
 def test_what_could_not_be_written_is_no_checkpoint(tmp_path):
     def fill(folder):
         (folder / "half").touch()
