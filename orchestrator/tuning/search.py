@@ -49,6 +49,7 @@ def ray_session(resources: ResourcesConfig) -> Iterator[list[Node]]:
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is handled by the sweep
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+        "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(resources.start_timeout_seconds),
         "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(resources.hang_seconds),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -132,6 +133,7 @@ class Search:
                 "max_attempts": resources.max_attempts,
                 "idle_seconds": resources.slot_idle_seconds,
                 "hang_seconds": resources.hang_seconds,
+                "start_timeout_seconds": resources.start_timeout_seconds,
                 "storage": str(self.folder / ".ray"),
             },
         )

@@ -18,6 +18,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.base_config import Config
 from orchestrator.tracking.journal import TrialFinished, TrialState
@@ -37,11 +38,20 @@ class SlotSpec(Config):
     max_attempts: int
     idle_seconds: float
     hang_seconds: float
+    start_timeout_seconds: float
     storage: str
 
 
 class WorkersDiedError(RuntimeError):
     """The worker group ended in the middle of a trial without saying why."""
+
+
+class WorkersLeftError(RuntimeError):
+    """A node of the worker group is taken away: the trial goes on elsewhere, which is nobody's failure."""
+
+
+class TrialFailedError(RuntimeError):
+    """The trial cannot go on; the text is the reason, with a traceback where a rank raised."""
 
 
 class Mailbox:
@@ -51,12 +61,13 @@ class Mailbox:
         self._sequence, self._job = 0, ""
         self._records: list[str] = []
         self._failure: str | None = None
-        self._stopped = self._ended = False
+        self._left = self._stopped = self._ended = False
         self._changed = asyncio.Condition()
 
     async def assign(self, job: str) -> int:
         """Offer a job to all workers; returns its sequence number."""
-        self._sequence, self._job, self._records, self._failure = self._sequence + 1, job, [], None
+        self._sequence, self._job, self._records = self._sequence + 1, job, []
+        self._failure, self._left = None, False
         await self._notify()
         return self._sequence
 
@@ -79,10 +90,16 @@ class Mailbox:
             self._failure = f"{reason}\n{trace}"
             await self._notify()
 
-    async def poll(self, num_seen: int) -> tuple[list[str], str | None]:
-        """Records after the first `num_seen`, and why the job failed, if it did."""
-        await self._wait(lambda: len(self._records) > num_seen or self._failure is not None, _POLL_SECONDS)
-        return self._records[num_seen:], self._failure
+    async def leave(self, sequence: int) -> None:
+        """The ranks leave the job, saved, to another group."""
+        if sequence == self._sequence:
+            self._left = True
+            await self._notify()
+
+    async def poll(self, num_seen: int) -> tuple[list[str], str | None, bool]:
+        """Records after the first `num_seen`; why the job failed, if it did; whether the ranks left it."""
+        await self._wait(lambda: len(self._records) > num_seen or self._failure is not None or self._left, _POLL_SECONDS)
+        return self._records[num_seen:], self._failure, self._left
 
     async def stop(self) -> None:
         """Tell the workers to end after what they do."""
@@ -116,7 +133,10 @@ class Slot:
         self.spec = spec
         self.name = f"lethe-{spec.sweep}-{os.getpid()}-{time.monotonic_ns()}"
         actor: Any = ray.remote(Mailbox)
-        self.mailbox = actor.options(name=self.name, num_cpus=0, max_concurrency=1000).remote()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.mailbox = actor.options(
+            name=self.name, num_cpus=0, max_concurrency=1000, scheduling_strategy=here
+        ).remote()
         self.num_trials = 0
         self._idle: threading.Timer | None = None
         self._error: BaseException | None = None
@@ -129,7 +149,10 @@ class Slot:
         return self._thread.is_alive()
 
     def run(self, job: str) -> Iterator[str]:
-        """Records of a job, as JSON, the last one its TrialFinished. WorkersDiedError: the group died before that."""
+        """Records of a job, as JSON, the last one its TrialFinished.
+
+        WorkersDiedError, WorkersLeftError, TrialFailedError: the group ended before that.
+        """
         if self._idle:
             self._idle.cancel()
         self.num_trials += 1
@@ -137,7 +160,7 @@ class Slot:
         num_seen = 0
         while True:
             alive = self.is_alive  # asked before the records, so that none is missed
-            records, failure = ray.get(self.mailbox.poll.remote(num_seen))
+            records, failure, left = ray.get(self.mailbox.poll.remote(num_seen))
             num_seen += len(records)
             yield from records
             if records and '"kind":"trial_finished"' in records[-1]:
@@ -148,8 +171,26 @@ class Slot:
             if failure is not None:
                 self._thread.join()
                 raise TrialFailedError(failure)
-            if not alive:
-                raise WorkersDiedError(f"the workers of job {sequence} died: {_short(self._error)}")
+            if left or not alive:
+                self._thread.join()
+                raise self._why_it_ended(sequence, left)
+
+    def _why_it_ended(self, sequence: int, left: bool) -> RuntimeError:
+        from ray.train import ControllerError, PreemptionError  # noqa: PLC0415
+
+        error = self._error
+        if left or error is None or isinstance(error, PreemptionError):
+            return WorkersLeftError(f"a node of the workers of job {sequence} was taken away")
+        if isinstance(error, ControllerError) and "Timeout" in type(error.controller_failure).__name__:
+            return TrialFailedError(
+                f"no room for {self.spec.num_workers} workers ({self._needs()} each) within "
+                f"resources.start_timeout_seconds={self.spec.start_timeout_seconds:g}; add nodes, or raise it"
+            )
+        return WorkersDiedError(f"the workers of job {sequence} died: {_short(error)}")
+
+    def _needs(self) -> str:
+        gpus = f" and {self.spec.gpus_per_worker:g} GPU" if self.spec.gpus_per_worker else ""
+        return f"{self.spec.cpus_per_worker:g} CPU{gpus}"
 
     def close(self) -> None:
         """Let the workers end, and wait for them."""
@@ -177,7 +218,14 @@ class Slot:
             torch_config=TorchConfig(
                 backend="nccl" if self.spec.gpus_per_worker else "gloo", timeout_s=round(self.spec.hang_seconds)
             ),
-            run_config=train.RunConfig(name=self.name, storage_path=self.spec.storage),
+            run_config=train.RunConfig(
+                name=self.name,
+                storage_path=self.spec.storage,
+                # Who starts a trial again, and how often, is decided here: Ray Train never does.
+                failure_config=train.FailureConfig(
+                    max_failures=0, max_preemption_failures=0, controller_failure_limit=0
+                ),
+            ),
         )
         try:
             trainer.fit()
@@ -185,10 +233,6 @@ class Slot:
             self._error = error
         with contextlib.suppress(RayActorError):
             ray.get(self.mailbox.ended.remote())
-
-
-class TrialFailedError(RuntimeError):
-    """A rank raised; the text is the error and its traceback."""
 
 
 _current: Slot | None = None
@@ -205,22 +249,24 @@ def run_on_slot(config: dict[str, Any]) -> None:
 
 def _records(spec: SlotSpec, job: str, key: str) -> Iterator[tuple[str, str]]:
     """Slot name and record, over as many attempts as are allowed; always ends with a TrialFinished."""
-    reason = ""
-    name = ""
-    for _ in range(spec.max_attempts):
+    num_deaths = 0
+    while True:
         slot = _acquire(spec)
         name = slot.name
         try:
             for record in slot.run(job):
                 yield name, record
             return
+        except WorkersLeftError:
+            continue
         except TrialFailedError as error:
             reason = str(error)
             break
         except WorkersDiedError as error:
-            reason = str(error)
-    else:
-        reason = f"{reason} (given up after {spec.max_attempts} starts, resources.max_attempts)"
+            num_deaths += 1
+            if num_deaths == spec.max_attempts:
+                reason = f"{error} (given up after {spec.max_attempts} starts, resources.max_attempts)"
+                break
     yield name, TrialFinished(key=key, state=TrialState.FAILED, error=reason).model_dump_json()
 
 

@@ -15,6 +15,7 @@ from ray.train.torch import get_device
 from orchestrator.tracking.journal import StepsReported, TaskFinished
 from orchestrator.worker.engine import import_deepspeed
 from orchestrator.worker.parts import WorkerParts
+from orchestrator.worker.resume import PreemptedError
 from orchestrator.worker.trial import TrialJob, run_trial
 
 
@@ -33,7 +34,10 @@ def serve(config: dict[str, Any]) -> None:
         done = sequence
         job = TrialJob.model_validate_json(text)
         try:
-            result = run_trial(job, parts, partial(_send, mailbox, sequence))
+            result = run_trial(job, parts, partial(_send, mailbox, sequence), _is_leaving)
+        except PreemptedError:  # all ranks together
+            ray.get(mailbox.leave.remote(sequence))
+            return
         except Exception as error:
             # The other ranks may wait for this one in a collective, so the group cannot go on; say why before it ends.
             # A rank that only lost its peer does not know why: the peer says so, or it died and the trial starts again.
@@ -45,6 +49,11 @@ def serve(config: dict[str, Any]) -> None:
             ray.get(mailbox.push.remote(sequence, result.model_dump_json()))
         if gc.get_freeze_count() == 0:
             gc.freeze()  # modules, judges, rows live on: later collections, several a trial, need not look at them
+
+
+def _is_leaving() -> bool:
+    """Whether the cluster is about to take away a node of this group; all ranks ask together."""
+    return ray.train.get_preemption_info() is not None
 
 
 def _send(mailbox: Any, sequence: int, record: StepsReported | TaskFinished) -> None:

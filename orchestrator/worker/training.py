@@ -81,7 +81,7 @@ def train_task(
 
     `model` is what the task starts from, and what `reference` is asked about, once. Training goes on from `points`, if
     they hold one, and leaves others; steps done by a point are reported before it is written. NotFiniteError: a loss or
-    its gradient was not finite; that step is the last that is reported.
+    its gradient was not finite; that step is the last that is reported. PreemptedError: as TrainingPoints.save.
     """
     assert config.method is not None
     with clock.phase("setup"):

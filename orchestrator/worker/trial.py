@@ -75,16 +75,19 @@ class TrialJob(Config):
         return Path(self.sweep_dir) / "trials" / self.key
 
 
-def run_trial(job: TrialJob, parts: WorkerParts, report: Report) -> TrialFinished:
+def run_trial(
+    job: TrialJob, parts: WorkerParts, report: Report, is_leaving: Callable[[], bool] = lambda: False
+) -> TrialFinished:
     """Train if the trial has a method, evaluate where it was trained, keep the weights if they may be wanted.
 
     Every rank of the process group calls this with the same job; each returns a record, and rank 0's is the one that
     holds metrics. Rank 0 calls `report` with the steps of each epoch and, in a chain, at the end of each task.
+    `is_leaving`, and PreemptedError: as TrainingPoints.
     """
     clock = Clock()
     try:
         with clock.phase("setup"):
-            chain = _Chain(job, parts, report, clock, parts.tasks(job.config))
+            chain = _Chain(job, parts, report, clock, parts.tasks(job.config), is_leaving)
             load_downstream(job.config.downstream, job.config.evaluation)  # what cannot be read is found out first
         model = chain.run()
         metrics = chain.metrics() | chain.downstream(model)
@@ -116,6 +119,7 @@ class _Chain:
     report: Report
     clock: Clock
     tasks: tuple[Task, ...]
+    is_leaving: Callable[[], bool]
     scores: Scores = field(default_factory=dict)
     records: list[StepsReported | TaskFinished] = field(default_factory=list)
 
@@ -214,6 +218,7 @@ class _Chain:
             60 * self.job.point_minutes,
             partial(self._save_point, start),
             None if point is None else (point.part(dist.get_rank()), point.state["step"]),
+            self.is_leaving,
         )
         return train_task(self.config, plan, model, self._take_steps, self.clock, reference, points)
 

@@ -11,7 +11,7 @@ from orchestrator.trial_config import LoraConfig, ZeroConfig
 from orchestrator.worker.engine import DeepSpeedEngine, start_process_group
 from orchestrator.worker.loop import train_steps
 from orchestrator.worker.reference import ReferenceCache
-from orchestrator.worker.resume import TrainingPoints
+from orchestrator.worker.resume import PreemptedError, TrainingPoints
 
 CUT = 2
 DECAYED = TRAIN.model_copy(update={"weight_decay": 0.5, "max_grad_norm": 0.5})
@@ -97,10 +97,32 @@ def test_points_are_after_epochs_or_when_the_time_of_any_rank_has_come(monkeypat
     monkeypatch.setattr("orchestrator.worker.resume.time.monotonic", lambda: now[0])
     written = []
     each_epoch = TrainingPoints(0.0, lambda fill, step: written.append(step))
-    assert [each_epoch.after_step(None, step, 3) for step in range(1, 7)] == [False, False, True] * 2
+    assert [each_epoch.after_step(Clocks(0), step, 3) for step in range(1, 7)] == [False, False, True] * 2
     timed = TrainingPoints(60.0, lambda fill, step: written.append(step), _last=1000.0)
-    assert not timed.after_step(Clocks(0), 1, 3) and timed.after_step(Clocks(1), 1, 3)
+    assert not timed.after_step(Clocks(0), 1, 3) and timed.after_step(Clocks(2), 1, 3)
     now[0] = 1060.0
     assert timed.after_step(Clocks(0), 2, 3)
     timed.save(None, 2)
     assert written == [2] and not timed.after_step(Clocks(0), 3, 3)
+
+
+@pytest.mark.parametrize("every_seconds", [0.0, 60.0])
+def test_when_a_machine_is_taken_away_the_state_is_saved_and_training_ends(monkeypatch, every_seconds):
+    now, asked, written = [1000.0], [], []
+    monkeypatch.setattr("orchestrator.worker.resume.time.monotonic", lambda: now[0])
+
+    def is_leaving():
+        asked.append(now[0])
+        return now[0] >= 1010
+
+    points = TrainingPoints(every_seconds, lambda fill, step: written.append(step), None, is_leaving)
+    for second in range(1000, 1010):
+        now[0] = float(second)
+        assert not points.after_step(Clocks(0), 1, 3)
+    assert asked == [1002, 1004, 1006, 1008]  # each question holds up all ranks
+    assert not points.after_step(Clocks(1), 1, 3) and asked[-1] == 1009  # another rank wants to know
+    now[0] = 1011.0
+    assert points.after_step(Clocks(0), 2, 3)
+    with pytest.raises(PreemptedError, match="after step 2"):
+        points.save(None, 2)
+    assert written == [2]
