@@ -74,7 +74,7 @@ def save_checkpoint(
 def newest_checkpoint(root: Path) -> tuple[Checkpoint, Checkpoint | None] | None:
     """The newest whole checkpoint in `root`, and the one that it starts from, if it needs one.
 
-    One that is cut off or damaged is passed over with a warning.
+    One that is cut off or damaged is removed with a warning; one that the disk does not give is passed over.
     """
     rank, _ = rank_and_size()
     return gathered({0: _newest(root)} if rank == 0 else {})[0]
@@ -85,8 +85,11 @@ def _newest(root: Path) -> tuple[Checkpoint, Checkpoint | None] | None:
         try:
             checkpoint, start = _read(folder)
             return checkpoint, None if start is None else _read(root / start)[0]
-        except (OSError, ValueError, KeyError) as error:
-            _LOG.warning("checkpoint %s is not whole (%s); passed over", folder, error)
+        except (FileNotFoundError, ValueError, KeyError) as error:
+            _LOG.warning("checkpoint %s is not whole (%s); removed for the one before", folder, error)
+            shutil.rmtree(folder, ignore_errors=True)  # or it would be kept in place of one that is whole
+        except OSError as error:
+            _LOG.warning("checkpoint %s cannot be read (%s); passed over", folder, error)
     return None
 
 

@@ -1,5 +1,6 @@
-"""Checkpoints: written whole or not at all, damaged ones are passed over."""
+"""Checkpoints: written whole or not at all, damaged ones are removed."""
 
+import errno
 import json
 
 import pytest
@@ -8,6 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import save_file
 
+from orchestrator.worker import checkpoint
 from orchestrator.worker.checkpoint import newest_checkpoint, save_checkpoint
 from orchestrator.worker.engine import start_process_group
 
@@ -65,15 +67,30 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_said_so(damage, tmp_path, caplog):
+def test_a_damaged_checkpoint_is_removed_for_the_one_before_and_said_so(damage, tmp_path, caplog):
     for number in (1, 2):
         save_checkpoint(tmp_path, number, weights(f"w{number}"), {"n": number})
     damage(tmp_path / "000002")
     assert found_in(tmp_path) == 1
-    assert "000002" in caplog.text and "passed over" in caplog.text
-    # The trial goes on from 1 and comes to 2 again: what is damaged does not count as the one before it.
-    save_checkpoint(tmp_path, 2, weights("again"), {"n": 2})
-    assert numbers_in(tmp_path) == [1, 2] and found_in(tmp_path) == 2
+    assert "000002 is not whole" in caplog.text and "removed for the one before" in caplog.text
+    # The trial goes on from 1, and while its next point is written, at another step, 1 is all there is.
+    save_checkpoint(tmp_path, 3, weights("w3"), {"n": 3})
+    assert numbers_in(tmp_path) == [1, 3] and found_in(tmp_path) == 3
+
+
+def test_a_checkpoint_that_the_disk_does_not_give_is_passed_over_and_stays(tmp_path, monkeypatch, caplog):
+    for number in (1, 2):
+        save_checkpoint(tmp_path, number, weights(f"w{number}"), {"n": number})
+    whole = checkpoint._sha256
+
+    def broken(path):
+        if "000002" in str(path):
+            raise OSError(errno.EIO, "Input/output error")
+        return whole(path)
+
+    monkeypatch.setattr(checkpoint, "_sha256", broken)
+    assert found_in(tmp_path) == 1
+    assert "cannot be read" in caplog.text and numbers_in(tmp_path) == [1, 2]
 
 
 @pytest.mark.parametrize("name", ["cut off", "torn manifest", "manifest without checksums"])

@@ -115,7 +115,7 @@ def test_when_a_machine_is_taken_away_the_state_is_saved_and_training_ends(monke
         asked.append(now[0])
         return now[0] >= 1010
 
-    points = TrainingPoints(every_seconds, lambda fill, step: written.append(step), None, is_leaving)
+    points = TrainingPoints(every_seconds, lambda fill, step: written.append(step), None, is_leaving, 1000.0, 1000.0)
     for second in range(1000, 1010):
         now[0] = float(second)
         assert not points.after_step(Clocks(0), 1, 3)
