@@ -36,6 +36,7 @@ from orchestrator.config import SweepConfig
 from orchestrator.load_config import load_config
 from orchestrator.progress import Progress
 from orchestrator.session import Study, open_record
+from orchestrator.storage import Storage
 from orchestrator.tracking.checkpoints import CheckpointKeeper
 from orchestrator.tracking.journal import Journal, Record, load_sweep
 from orchestrator.tracking.pump import Pump
@@ -237,18 +238,18 @@ def sweep_config(num_trials: int, num_cells: int, storage: Path) -> SweepConfig:
 
 def measure(sweep: SweepConfig, at_a_time: int) -> dict[str, Any]:
     """Run the whole sweep, then resume it."""
-    folder, plan = sweep.storage_root / sweep.name, Plan(at_a_time, 2, 2 * at_a_time)
+    storage, plan = Storage(sweep.storage_root / sweep.name), Plan(at_a_time, 2, 2 * at_a_time)
     watch, windows = Stopwatch(), []
     with ExitStack() as stack:
         for part in PARTS:
             stack.enter_context(watch.method(*part))
-        recorder, pump, _ = open_record(Study(sweep, folder, None), plan)
+        recorder, pump, _ = open_record(Study(sweep, storage, None), plan)
         nowhere = stack.enter_context(Path(os.devnull).open("w"))
         recorder.listeners.append(stack.enter_context(Progress(recorder.log, Console(file=nowhere))))
-        driver = Driver(Search(sweep, folder, recorder).searcher(plan), at_a_time)
+        driver = Driver(Search(sweep, storage, recorder).searcher(plan), at_a_time)
         num_trials = recorder.log.header.num_trials
         num_baselines = 2 * len(sweep.forget_sets)
-        measurement = Measurement(driver, View(pump), watch, folder / "journal")
+        measurement = Measurement(driver, View(pump), watch, storage.local / "journal")
         for ended in driver.run():
             if ended == num_baselines:  # they begin the search and belong to no window
                 measurement.window(0)
@@ -258,17 +259,17 @@ def measure(sweep: SweepConfig, at_a_time: int) -> dict[str, Any]:
         recorder.close()
         pump.close(60)
     states = Counter(str(trial.finished.state) for trial in recorder.log.searched() if trial.finished)
-    return {"trials": num_trials, "states": dict(states), "windows": windows, "resume": resume(sweep, folder, plan)}
+    return {"trials": num_trials, "states": dict(states), "windows": windows, "resume": resume(sweep, storage, plan)}
 
 
-def resume(sweep: SweepConfig, folder: Path, plan: Plan) -> dict[str, float]:
+def resume(sweep: SweepConfig, storage: Storage, plan: Plan) -> dict[str, float]:
     """Seconds of each thing that a sweep does when it is resumed, nothing being left to run."""
     marks = [time.perf_counter()]
-    log = load_sweep(folder, keeps_steps=False)
+    log = load_sweep(storage.local, keeps_steps=False)
     marks.append(time.perf_counter())
-    recorder, pump, _ = open_record(Study(sweep, folder, log), plan)
+    recorder, pump, _ = open_record(Study(sweep, storage, log), plan)
     marks.append(time.perf_counter())
-    suggestion = Search(sweep, folder, recorder).searcher(plan).suggest("resumed")
+    suggestion = Search(sweep, storage, recorder).searcher(plan).suggest("resumed")
     assert suggestion == Searcher.FINISHED, suggestion
     marks.append(time.perf_counter())
     View(pump).catch_up()

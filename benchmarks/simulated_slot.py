@@ -5,7 +5,6 @@ two objectives pull apart, and fronts grow as they do in real sweeps.
 """
 
 import math
-from pathlib import Path
 
 import numpy as np
 
@@ -132,10 +131,10 @@ def _weights(job: TrialJob, objectives: tuple[float, ...]) -> str | None:
         or (job.front and is_dominated(objectives, job.front, directions))
     ):
         return None
-    folder = Path(job.sweep_dir) / "trials" / job.key / WEIGHTS_FOLDER
-    folder.mkdir(parents=True)
-    (folder / "model.safetensors").write_bytes(b"weights")
-    return str(folder.relative_to(job.sweep_dir))
+    name = f"{job.folder}/{WEIGHTS_FOLDER}"
+    (job.storage.local / name).mkdir(parents=True)
+    (job.storage.local / name / "model.safetensors").write_bytes(b"weights")
+    return name
 
 
 def _examples(job: TrialJob, noise: np.random.Generator) -> tuple[ExampleAnswer, ...]:

@@ -21,6 +21,7 @@ from methods.config import VALID_METHODS, parse_method
 from orchestrator.base_config import EMBEDDED, Config, Value
 from orchestrator.scenario_config import ScenarioConfig
 from orchestrator.space import Choice, FloatRange, IntRange, Range, flatten_space, nested_space
+from orchestrator.storage import DEFAULT_STORAGE, is_uri
 from orchestrator.trial_config import (
     EvaluationConfig,
     LoraConfig,
@@ -153,7 +154,9 @@ class SweepConfig(Config):
     resources: ResourcesConfig = ResourcesConfig()
     tracking: TrackingConfig = TrackingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
-    storage: str = Field("~/lethe", description="folder that holds every sweep's own folder")
+    storage: str = Field(
+        DEFAULT_STORAGE, description="folder, or URI such as s3://bucket/path, that holds every sweep's own folder"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "SweepConfig":
@@ -168,6 +171,12 @@ class SweepConfig(Config):
         for forget_set in self.forget_sets:
             if not re.fullmatch(r"[A-Za-z0-9_-]+", forget_set):
                 raise ValueError(f"forget_sets: {forget_set!r} is not a name; use letters, digits, _ and -")
+        if is_uri(self.storage) and "@" in self.storage:
+            raise ValueError(
+                "storage: a URI may hold no password, because it is written down with every result; leave it out, and "
+                "give the password as the store's own tools take it, such as AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY in the environment of every node"
+            )
         self._check_models()
         self._check_objectives()
         self._check_methods()
@@ -175,8 +184,8 @@ class SweepConfig(Config):
 
     @property
     def storage_root(self) -> Path:
-        """The storage folder, absolute."""
-        return Path(self.storage).expanduser().absolute()
+        """The storage folder, absolute; where storage is a URI, the folder of its copies on this machine."""
+        return Path(DEFAULT_STORAGE if is_uri(self.storage) else self.storage).expanduser().absolute()
 
     @property
     def tracking_uri(self) -> str:

@@ -28,6 +28,7 @@ from orchestrator.finetune import join_process_group
 from orchestrator.load_config import ConfigError, build_config
 from orchestrator.scenarios.base import DataError, SetKind, Task
 from orchestrator.scenarios.load import load_tasks
+from orchestrator.storage import Storage
 from orchestrator.tracking.journal import TrialFinished, TrialState
 from orchestrator.tracking.pump import TrackingError
 from orchestrator.trial_config import (
@@ -95,7 +96,7 @@ def score(evaluation: Evaluation, say: Callable[[str], None]) -> tuple[TrialFini
         job = TrialJob(
             key=key,
             config=evaluation.trial.model_copy(update={"model": model}),
-            sweep_dir=str(evaluation.work),
+            storage=Storage(evaluation.work),
             objectives=(),
             keep_weights=False,
             retain_scores=retain_scores,

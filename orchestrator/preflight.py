@@ -2,6 +2,8 @@
 
 import math
 import os
+import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from orchestrator.config import MethodEntry, SweepConfig, cell_space, num_trials
 from orchestrator.load_config import ConfigError
 from orchestrator.scenarios.base import DataError, Task
 from orchestrator.scenarios.load import load_tasks
+from orchestrator.storage import Storage, is_uri
 from orchestrator.trial_config import ModelConfig, TinyModel, TrainConfig, downstream_tasks
 from orchestrator.tuning.resources import Node
 from orchestrator.worker.batches import Encoder
@@ -28,6 +31,8 @@ _NOT_ADAPTED = ("lm_head", "embed_out", "embed_tokens", "wte", "wpe")
 def check(sweep: SweepConfig) -> dict[str, tuple[Task, ...]]:
     """The tasks of all forget sets. ConfigError or DataError: the first thing that would stop the sweep later."""
     check_storage(sweep.storage_root)
+    if is_uri(sweep.storage):
+        check_store(sweep.storage)
     tasks = {name: load_tasks(sweep.scenario, sweep.evaluation, name) for name in sweep.forget_sets}
     for chain in tasks.values():
         for task in chain:
@@ -57,6 +62,21 @@ def check_storage(root: Path, key: str = "storage") -> None:
         probe.unlink()
     except OSError as error:
         raise ConfigError(f"{key}: cannot write to {root} ({error.strerror}); set {key}=FOLDER") from error
+
+
+def check_store(uri: str) -> None:
+    """ConfigError: storage names no store, or one that does not take a file."""
+    probe = f".lethe-{uuid.uuid4().hex}"
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / probe).write_bytes(b"x")
+            storage = Storage(Path(folder), uri)
+            storage.publish(probe)
+            storage.remove(probe)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"storage: cannot write to {uri} ({' '.join(str(error).split())}); set storage=FOLDER or another URI"
+        ) from error
 
 
 def check_exists(key: str, path: str) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.analysis.build import write_report
+from orchestrator.storage import open_storage
 from orchestrator.tracking.journal import JournalError, load_sweep
+from orchestrator.tracking.kept_journal import fetch_journal
 
 EXAMPLE = """example:
   python -m orchestrator.report runs/tofu_small --out tofu_small.html
@@ -22,11 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("dir", metavar="DIR", type=Path, help="folder of the sweep; it holds journal/")
+    parser.add_argument("dir", metavar="DIR", type=open_storage, help="folder or URI of the sweep; it holds journal/")
     parser.add_argument("--out", metavar="FILE", type=Path, help="the page to write (default: DIR/report.html)")
     options = parser.parse_args(arguments)
     try:
-        path = write_report(load_sweep(options.dir), options.out or options.dir / "report.html")
+        fetch_journal(options.dir)
+        path = write_report(load_sweep(options.dir.local), options.out or options.dir.local / "report.html")
     except (JournalError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

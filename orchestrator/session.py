@@ -25,10 +25,10 @@ from orchestrator.embedded import EmbeddedError, prepare
 from orchestrator.load_config import ConfigError, build_config, validate
 from orchestrator.progress import Progress
 from orchestrator.scenarios.base import Task
+from orchestrator.storage import Storage, join, open_storage, split
 from orchestrator.tracking.checkpoints import CheckpointKeeper
 from orchestrator.tracking.journal import (
     CellRecord,
-    Journal,
     JournalError,
     ObjectiveRecord,
     SweepEnded,
@@ -38,6 +38,7 @@ from orchestrator.tracking.journal import (
     load_sweep,
     read_records,
 )
+from orchestrator.tracking.kept_journal import open_journal, reconcile_journal
 from orchestrator.tracking.pump import Pump, redact_uri
 from orchestrator.tracking.recorder import Recorder
 from orchestrator.trial_config import known_metrics
@@ -48,6 +49,7 @@ _VERSIONS = ("lethe-unlearning", "ray", "torch", "transformers", "deepspeed", "o
 _RESUMABLE = {"resources", "tracking", "checkpoint", "storage"}
 _GROWING = {"model": ("retain_models",), "scenario": ("retain_sets", "retain_logs")}  # entries by forget set
 _CLOSE_SECONDS = 60.0
+REPORT = "report.html"
 
 
 @dataclass(frozen=True)
@@ -55,58 +57,79 @@ class Study:
     """A sweep that is ready to run: its configuration, its folder, what its journal knows so far."""
 
     sweep: SweepConfig
-    folder: Path
+    storage: Storage
     log: SweepLog | None
 
+    @property
+    def folder(self) -> Path:
+        """The sweep's folder on this machine."""
+        return self.storage.local
 
-def start(sweep: SweepConfig, console: Console) -> Study:
-    """Check the input, make what is embedded, name the folder. ConfigError, DataError: bad input."""
+
+def start(sweep: SweepConfig, console: Console, place: str | None = None) -> Study:
+    """Check the input, make what is embedded, name the folder, if it is not `place`. ConfigError, DataError: bad input."""
+    if place is not None:
+        sweep = sweep.model_copy(update={"storage": split(place)[0]})
     tasks = preflight.check(sweep)
     _say_notes(sweep, tasks, console)
-    try:
-        ready = prepare(sweep, lambda text: console.print(text, style="dim"))
-    except EmbeddedError as error:
-        raise ConfigError(str(error)) from error
+    ready = _prepared(sweep, console)
     if sweep.model.target == EMBEDDED:
         preflight.check_lengths(ready, tasks, preflight.load_target_tokenizer(ready))
-    folder = ready.storage_root / f"{ready.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if folder.exists():
-        raise ConfigError(f"storage: {folder} exists; wait a second, or change name or storage")
-    return Study(ready, folder, None)
+    storage = open_storage(place or join(ready.storage, f"{ready.name}-{time.strftime('%Y%m%d-%H%M%S')}"))
+    if place is None and storage.local.exists():
+        raise ConfigError(f"storage: {storage.local} exists; wait a second, or change name or storage")
+    return Study(ready, storage, None)
 
 
-def resume(folder: Path, overrides: Sequence[str], console: Console) -> Study:
-    """Read a journal back. ConfigError: a setting that cannot change in the middle of a sweep; names the difference."""
-    folder = folder.expanduser().absolute()
-    log = load_sweep(folder, keeps_steps=False)
+def resume(place: str, overrides: Sequence[str], console: Console, given: SweepConfig | None = None) -> Study:
+    """Read a journal back. With a sweep `given`, that sweep is started where there is none yet.
+
+    ConfigError: a setting that cannot change in the middle of a sweep; names the difference. JournalError: no journal.
+    """
+    storage = open_storage(place)
+    reconcile_journal(storage)
+    if given is not None and not list((storage.local / "journal").glob("*.jsonl")):
+        return start(given, console, place)
+    log = load_sweep(storage.local, keeps_steps=False)
     old = validate(SweepConfig, log.header.config)
-    new = build_config(SweepConfig, None, overrides, base=log.header.config) if overrides else old
+    if given is not None:
+        new = _prepared(given.model_copy(update={"storage": old.storage}), console)
+    else:
+        new = build_config(SweepConfig, None, overrides, base=log.header.config) if overrides else old
     _check_resumable(old, new)
     if "***" in (new.tracking.uri or ""):
         raise ConfigError("tracking.uri: the journal keeps it without its password; set tracking.uri=URI again")
     _say_notes(new, preflight.check(new), console)
     ended = sum(trial.finished is not None for trial in log.searched())
-    console.print(f"resuming {folder}: {ended} trials are done", style="dim")
-    return Study(new, folder, log)
+    console.print(f"resuming {storage}: {ended} trials are done", style="dim")
+    return Study(new, storage, log)
+
+
+def _prepared(sweep: SweepConfig, console: Console) -> SweepConfig:
+    """The sweep with what is embedded made."""
+    try:
+        return prepare(sweep, lambda text: console.print(text, style="dim"))
+    except EmbeddedError as error:
+        raise ConfigError(str(error)) from error
 
 
 def run(study: Study, console: Console) -> int:
     """Search, report, say where everything is; returns the exit code."""
-    sweep, folder = study.sweep, study.folder
+    sweep, storage = study.sweep, study.storage
     with ray_session(sweep.resources) as nodes:
         signal.signal(signal.SIGTERM, _interrupt)  # after Ray, which puts its own handler in place
         plan = plan_slots(sweep.resources, nodes, _num_trials(sweep))
         recorder, pump, keeper = open_record(study, plan)
-        console.print(f"sweep {sweep.name} in {folder}")
+        console.print(f"sweep {sweep.name} in {storage}")
         console.print(f"{_budget(sweep)} on {plan}")
         try:
-            outcome = _search(Search(sweep, folder, recorder), plan, console)
+            outcome = _search(Search(sweep, storage, recorder), plan, console)
             if outcome == "done":
                 keeper.conclude()
             recorder.record(SweepEnded(state=outcome))
         except JournalError as error:
             console.print(f"error: {error}; nothing that was recorded is lost", style="red")
-            console.print(f"once it can be written again, go on with  {_resume_command(folder)}")
+            console.print(f"once it can be written again, go on with  {_resume_command(storage)}")
             return 1
         finally:
             recorder.close()
@@ -119,7 +142,7 @@ def run(study: Study, console: Console) -> int:
         code = 1
     _conclude(study, recorder.log, pump, console)
     if outcome == "interrupted":
-        console.print(f"interrupted; go on with  {_resume_command(folder)}")
+        console.print(f"interrupted; go on with  {_resume_command(storage)}")
     return code
 
 
@@ -163,8 +186,8 @@ def _say_notes(sweep: SweepConfig, tasks: Mapping[str, Sequence[Task]], console:
         console.print(f"note: {note}", style="yellow")
 
 
-def _resume_command(folder: Path) -> str:
-    return f"{sys.executable} -m orchestrator.sweep --resume {shlex.quote(str(folder))}"
+def _resume_command(storage: Storage) -> str:
+    return f"{sys.executable} -m orchestrator.sweep --resume {shlex.quote(str(storage))}"
 
 
 def _interrupt(*_: object) -> None:
@@ -186,11 +209,11 @@ def open_record(study: Study, plan: Plan) -> tuple[Recorder, Pump[Any], Checkpoi
     earlier = list(read_records(folder / "journal")) if study.log else []
     header = _header(sweep, plan, study.log)
     log = study.log or SweepLog(header, keeps_steps=False)
-    recorder = Recorder(Journal(folder / "journal"), log)
+    recorder = Recorder(open_journal(study.storage), log)
     pump: Pump[Any] = Pump(_view_maker(sweep, folder), uri=sweep.tracking_uri, sweep_dir=folder)
     for record in earlier:
         pump.put(record)
-    keeper = CheckpointKeeper(sweep.checkpoint, folder, recorder)
+    keeper = CheckpointKeeper(sweep.checkpoint, study.storage, recorder)
     recorder.listeners += [pump.put, keeper]
     recorder.record(header)
     return recorder, pump, keeper
@@ -212,7 +235,8 @@ def _search(search: Search, plan: Plan, console: Console) -> Literal["done", "fa
 def _conclude(study: Study, log: SweepLog, pump: Pump[Any], console: Console) -> None:
     """Report, table, and how to look further."""
     folder = study.folder
-    report = write_report(log, folder / "report.html")
+    report = write_report(log, folder / REPORT)
+    _publish_report(study.storage, console)
     fronts = {trial.key for group in summarize(log).forget_sets for trial in group.front}
     pages: list[str] = []
     pump.then(lambda view: view.mark_front(fronts))
@@ -230,6 +254,13 @@ def _conclude(study: Study, log: SweepLog, pump: Pump[Any], console: Console) ->
         from orchestrator.sync import how_to_open  # noqa: PLC0415
 
         console.print("MLflow   " + how_to_open(uri, pages[0] if pages else "").replace("\n", "\n         "))
+
+
+def _publish_report(storage: Storage, console: Console) -> None:
+    try:
+        storage.publish(REPORT)
+    except OSError as error:
+        console.print(f"the report is on this machine only: {storage} does not take it ({error})", style="yellow")
 
 
 def _view_maker(sweep: SweepConfig, folder: Path) -> Callable[[], Any]:

@@ -5,13 +5,13 @@ python -m orchestrator.sweep --dry-run tofu_tiny                    what would r
 python -m orchestrator.sweep tofu_tiny scenario.source=DATA model.target=MODEL search.trials_per_cell=20
 python -m orchestrator.sweep my_sweep.yaml resources.workers_per_trial=8 resources.gpus_per_worker=1
 python -m orchestrator.sweep --resume ~/lethe/quickstart-20260101-120000
+python -m orchestrator.sweep my_sweep.yaml --resume s3://bucket/lethe/mine     starts there, or goes on: to be repeated
 ray job submit --working-dir . -- python -m orchestrator.sweep my_sweep.yaml storage=/shared/lethe
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -37,9 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from orchestrator import session  # noqa: PLC0415
 
         if arguments.resume is not None:
-            study = session.resume(arguments.resume, arguments.overrides, console)
+            given = load_config(arguments.sweep, arguments.overrides) if arguments.sweep else None
+            study = session.resume(arguments.resume, arguments.overrides, console, given)
         else:
-            config = load_config(arguments.sweep, arguments.overrides)
+            config = load_config(arguments.sweep or "quickstart", arguments.overrides)
             if arguments.dry_run:
                 session.dry_run(config, console)
                 return 0
@@ -64,15 +65,17 @@ def _parse(argv: Sequence[str] | None) -> Any:
         "arguments", nargs="*", metavar="SWEEP | key=value", help="a shipped sweep or a YAML file; then settings"
     )
     parser.add_argument("--dry-run", action="store_true", help="print what would run, and start nothing")
-    parser.add_argument("--resume", metavar="DIR", type=Path, help="go on with the sweep in this folder")
+    parser.add_argument(
+        "--resume", metavar="DIR", help="go on with the sweep in this folder or URI; with SWEEP, or start it there"
+    )
     arguments = parser.parse_intermixed_args(argv)
     names = [word for word in arguments.arguments if "=" not in word]
     arguments.overrides = [word for word in arguments.arguments if "=" in word]
     if len(names) > 1:
         parser.error(f"one sweep at a time, but got {', '.join(names)}")
-    if arguments.resume is not None and (names or arguments.dry_run):
-        parser.error("--resume goes on with the sweep in its folder; it takes key=value settings, but no SWEEP")
-    arguments.sweep = names[0] if names else "quickstart"
+    if arguments.resume is not None and arguments.dry_run:
+        parser.error("--resume goes on with a sweep, --dry-run starts nothing; choose one")
+    arguments.sweep = names[0] if names else None
     return arguments
 
 

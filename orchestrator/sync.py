@@ -6,20 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.analysis.summary import summarize
+from orchestrator.storage import open_storage
 from orchestrator.tracking.journal import JournalError, SweepLog, load_sweep, read_records
+from orchestrator.tracking.kept_journal import fetch_journal
 from orchestrator.tracking.pump import TrackingError, redact_uri, set_client_env
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the view and say how to open it. Returns 0; 1: MLflow did not answer; 2: no usable journal or URI."""
     args = _parse(argv)
+    folder = args.storage.local
     try:
-        log = load_sweep(args.folder)
-        uri = args.tracking_uri or _recorded_uri(log, args.folder)
+        fetch_journal(args.storage)
+        log = load_sweep(folder)
+        uri = args.tracking_uri or _recorded_uri(log, folder)
     except (JournalError, ValueError) as error:
         return _fail(str(error), 2)
     try:
-        fragment = _write(uri, args.folder, log)
+        fragment = _write(uri, folder, log)
     except TrackingError as error:
         return _fail(f"{error}\nIs it running? Name another store with --tracking-uri.", 1)
     num_baselines = sum(trial.is_baseline for trial in log.trials.values())
@@ -40,7 +44,7 @@ def how_to_open(uri: str, fragment: str) -> str:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m orchestrator.sync", description=__doc__)
-    parser.add_argument("folder", metavar="DIR", type=Path, help="folder of a sweep; it holds journal/")
+    parser.add_argument("storage", metavar="DIR", type=open_storage, help="folder or URI of a sweep; it holds journal/")
     parser.add_argument("--tracking-uri", metavar="URI", help="where to write; default: what the sweep was given")
     return parser.parse_args(argv)
 

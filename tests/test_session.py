@@ -42,7 +42,7 @@ def sweep_folder(place, tmp_path):
 
 def resume(folder, *overrides):
     out = io.StringIO()
-    return session.resume(folder, overrides, Console(file=out, width=300)).sweep, out.getvalue()
+    return session.resume(str(folder), overrides, Console(file=out, width=300)).sweep, out.getvalue()
 
 
 def test_a_sweep_is_resumed_with_the_settings_that_it_had(sweep_folder, place):

@@ -200,7 +200,7 @@ def test_resume_of_a_folder_without_a_journal(tmp_path, capsys):
     assert f"no journal in {tmp_path}/journal" in refused(capsys, "--resume", str(tmp_path))
 
 
-@pytest.mark.parametrize("words", [["one", "two"], ["--resume", "d", "quickstart"], ["--nosuch"]])
+@pytest.mark.parametrize("words", [["one", "two"], ["--resume", "d", "--dry-run"], ["--nosuch"]])
 def test_bad_usage_is_exit_code_two(words, capsys):
     with pytest.raises(SystemExit) as error:
         main(words)

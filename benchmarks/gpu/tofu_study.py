@@ -31,6 +31,7 @@ from orchestrator.finetune import main as finetune
 from orchestrator.load_config import load_config
 from orchestrator.scenario_config import ScenarioConfig
 from orchestrator.space import Choice, FloatRange
+from orchestrator.storage import Storage
 from orchestrator.tracking.checkpoints import CheckpointKeeper
 from orchestrator.tracking.journal import (
     CellRecord,
@@ -168,7 +169,7 @@ def open_record(config: SweepConfig, folder: Path, at_a_time: int) -> Recorder:
         resumed=log is not None,
     )
     recorder = Recorder(Journal(folder / "journal"), log or SweepLog(header))
-    recorder.listeners.append(CheckpointKeeper(config.checkpoint, folder, recorder))
+    recorder.listeners.append(CheckpointKeeper(config.checkpoint, Storage(folder), recorder))
     recorder.record(header)
     return recorder
 
@@ -181,7 +182,9 @@ def sweep(arguments: argparse.Namespace) -> int:
     config = sweep_config(arguments)
     recorder = open_record(config, folder, arguments.at_a_time)
     rounds = Rounds(end)
-    done = drive(module.Search(config, folder, recorder), arguments.at_a_time, rounds, lambda s: print(s, flush=True))
+    done = drive(
+        module.Search(config, Storage(folder), recorder), arguments.at_a_time, rounds, lambda s: print(s, flush=True)
+    )
     recorder.record(SweepEnded(state="done" if done else "interrupted"))
     recorder.close()
     (folder / _CONFIG).write_text(json.dumps(_facts(arguments), indent=1) + "\n", encoding="utf-8")

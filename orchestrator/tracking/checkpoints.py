@@ -1,14 +1,15 @@
 """Which trials' weights are kept: the policy, applied whenever a trial ends."""
 
-import shutil
+import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 from orchestrator.analysis.pareto import front, knee
 from orchestrator.config import CheckpointConfig
+from orchestrator.storage import Storage
 from orchestrator.tracking.journal import CheckpointDeleted, Record, SweepLog, TrialFinished, TrialLog, TrialState
 from orchestrator.tracking.recorder import Recorder
 
+_LOG = logging.getLogger(__name__)
 RESUME_FOLDER = "resume"  # in a trial's folder: what it goes on from while it has not ended
 
 
@@ -19,13 +20,13 @@ class CheckpointKeeper:
     runs, because a knee that was overtaken can become the knee again, and only the knees after `conclude`.
     """
 
-    def __init__(self, policy: CheckpointConfig, sweep_dir: Path, recorder: Recorder) -> None:
-        self._policy, self._sweep_dir, self._recorder = policy.policy, sweep_dir, recorder
+    def __init__(self, policy: CheckpointConfig, storage: Storage, recorder: Recorder) -> None:
+        self._policy, self._storage, self._recorder = policy.policy, storage, recorder
 
     def __call__(self, record: Record) -> None:
         """Look at the cell of a trial that ended."""
         if isinstance(record, TrialFinished):
-            shutil.rmtree(self._sweep_dir / "trials" / record.key / RESUME_FOLDER, ignore_errors=True)
+            self._remove(f"trials/{record.key}/{RESUME_FOLDER}")
         if isinstance(record, TrialFinished) and self._policy != "all":
             log = self._recorder.log
             started = log.trials[record.key].started
@@ -47,8 +48,14 @@ class CheckpointKeeper:
         keys = {trial.started.key for trial in wanted}
         for trial in cell:
             if trial.checkpoint is not None and trial.started.key not in keys:
-                shutil.rmtree(self._sweep_dir / trial.checkpoint, ignore_errors=True)
+                self._remove(trial.checkpoint)
                 self._recorder.record(CheckpointDeleted(key=trial.started.key))
+
+    def _remove(self, name: str) -> None:
+        try:
+            self._storage.remove(name)
+        except OSError as error:  # room that is not freed is no reason to end a sweep
+            _LOG.warning("%s of %s cannot be deleted: %s", name, self._storage, error)
 
 
 def cell_front(log: SweepLog, cell: Sequence[TrialLog]) -> list[TrialLog]:

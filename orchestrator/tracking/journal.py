@@ -1,8 +1,8 @@
 """The append-only record of everything a sweep learned: the truth that MLflow and the report are views of.
 
-A journal is a folder of JSON-lines segments, one for each time the sweep was started or resumed. Each record is
-written, and all but steps flushed to disk, before anybody acts on it. A line torn by a kill can only be the last of a
-segment and is skipped.
+A journal is a folder of JSON-lines segments, one for each time the sweep was started or resumed (more where they go to
+a store, see kept_journal). Each record is written, and all but steps flushed to disk, before anybody acts on it. A line
+torn by a kill can only be the last of a segment and is skipped.
 """
 
 import fcntl
@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from io import FileIO
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
 
@@ -201,10 +202,14 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(folder / "lock")
-        number = max((int(path.stem) for path in folder.glob("*.jsonl")), default=0) + 1
-        self._file = (folder / f"{number:06d}.jsonl").open("xb", buffering=0)
+        self._folder = folder
+        self._lock = lock_folder(folder)
+        self._file = self._next_segment()
         self._synced = 0.0
+
+    def _next_segment(self) -> FileIO:
+        number = max((int(path.stem) for path in self._folder.glob("*.jsonl")), default=0) + 1
+        return (self._folder / f"{number:06d}.jsonl").open("xb", buffering=0)
 
     def append(self, record: Record) -> None:
         """Write one record and wait until it, and all before it, are on disk.
@@ -228,9 +233,9 @@ class Journal:
         self._lock.close()
 
 
-def _lock(path: Path) -> TextIO:
-    """Hold the journal while this process lives. JournalError: another process holds it."""
-    lock = path.open("a+", encoding="utf-8")
+def lock_folder(folder: Path) -> TextIO:
+    """Hold a journal until the file is closed or this process ends. JournalError: another process holds it."""
+    lock = (folder / "lock").open("a+", encoding="utf-8")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -238,7 +243,7 @@ def _lock(path: Path) -> TextIO:
         holder = lock.read().strip()
         lock.close()
         raise JournalError(
-            f"another sweep ({holder}) is writing to {path.parent}; wait until it ends, or stop it"
+            f"another sweep ({holder}) is writing to {folder}; wait until it ends, or stop it"
         ) from error
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")

@@ -22,6 +22,7 @@ from orchestrator.config import (
     trial_config,
 )
 from orchestrator.load_config import ConfigError
+from orchestrator.storage import Storage
 from orchestrator.tracking.checkpoints import cell_front, objectives
 from orchestrator.tracking.journal import TrialLog, TrialState
 from orchestrator.tracking.recorder import Recorder
@@ -30,6 +31,7 @@ from orchestrator.tuning.resources import Node, Plan, head_share
 from orchestrator.worker.trial import TrialJob
 
 _HEAD = "node:__internal_head__"
+_RAY_FOLDER = ".ray"  # what Ray Train writes of its own
 
 
 class SearchError(RuntimeError):
@@ -81,7 +83,7 @@ class Search:
     """A sweep under way: its configuration, its folder, its record so far."""
 
     sweep: SweepConfig
-    folder: Path
+    storage: Storage
     recorder: Recorder
 
     def run(self, plan: Plan) -> None:
@@ -112,7 +114,8 @@ class Search:
             raise self.recorder.failure or error from error
         finally:  # interrupted: the workers end with the connection, nobody waits for the trial in progress
             shutil.rmtree(scratch, ignore_errors=True)
-            shutil.rmtree(self.folder / ".ray", ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self.storage.remove(_RAY_FOLDER)
         if search.fatal:
             raise SearchError(search.fatal)
 
@@ -125,7 +128,7 @@ class Search:
             finished={key: trial for key, trial in log.trials.items() if trial.finished and not _again(trial)},
             recorder=self.recorder,
             slot={
-                "sweep": self.folder.name,
+                "sweep": self.storage.local.name,
                 "num_workers": plan.workers_per_slot,
                 "cpus_per_worker": resources.cpus_per_worker,
                 "gpus_per_worker": resources.gpus_per_worker,
@@ -134,7 +137,7 @@ class Search:
                 "idle_seconds": resources.slot_idle_seconds,
                 "hang_seconds": resources.hang_seconds,
                 "start_timeout_seconds": resources.start_timeout_seconds,
-                "storage": str(self.folder / ".ray"),
+                "storage": str(self.storage.sub(_RAY_FOLDER)),
             },
         )
 
@@ -162,7 +165,7 @@ class Search:
                 key=trial_key(f"{entry.name}/{forget_set}", number),
                 config=trial_config(self.sweep, entry, forget_set, params),
                 params=params,
-                sweep_dir=str(self.folder),
+                storage=self.storage,
                 objectives=log.header.objectives,
                 keep_weights=kept.policy != "none",
                 point_minutes=kept.every_minutes,
@@ -190,7 +193,7 @@ class Search:
             return TrialJob(
                 key=f"{kind}/{forget_set}",
                 config=baseline_config(self.sweep, forget_set, path),
-                sweep_dir=str(self.folder),
+                storage=self.storage,
                 objectives=self.recorder.log.header.objectives,
                 keep_weights=False,
                 retain_scores=self._retain_scores(forget_set),
@@ -202,7 +205,7 @@ class Search:
         baseline = self.recorder.log.baseline("retain_model", forget_set)
         if baseline is None or baseline.finished is None or baseline.finished.state != TrialState.COMPLETE:
             return None
-        return str(self.folder / str(baseline.finished.scores_path))
+        return baseline.finished.scores_path
 
 
 def _again(trial: TrialLog) -> bool:

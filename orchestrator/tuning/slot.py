@@ -98,7 +98,9 @@ class Mailbox:
 
     async def poll(self, num_seen: int) -> tuple[list[str], str | None, bool]:
         """Records after the first `num_seen`; why the job failed, if it did; whether the ranks left it."""
-        await self._wait(lambda: len(self._records) > num_seen or self._failure is not None or self._left, _POLL_SECONDS)
+        await self._wait(
+            lambda: len(self._records) > num_seen or self._failure is not None or self._left, _POLL_SECONDS
+        )
         return self._records[num_seen:], self._failure, self._left
 
     async def stop(self) -> None:

@@ -4,12 +4,12 @@ A checkpoint is a folder with a folder for each rank that wrote something, and a
 whole: a folder without one is a checkpoint that was cut off. All ranks of the process group call these functions.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from orchestrator.storage import Storage
 from orchestrator.worker.share import gathered, rank_and_size
 
 _MANIFEST = "manifest.json"
@@ -25,18 +26,28 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A folder, and what was known when it was written."""
+    """A folder, named by a number, and what was known when it was written."""
 
-    folder: Path
+    storage: Storage
     state: dict[str, Any]
 
+    @property
+    def name(self) -> str:
+        """The number, as the folder has it."""
+        return self.storage.local.name
+
     def part(self, rank: int) -> Path:
-        """The files of one rank."""
-        return self.folder / f"rank{rank}"
+        """The files of one rank, on this machine. OSError: the disk or the store does not give them."""
+        return self.storage.fetch(f"rank{rank}")
 
 
 def save_checkpoint(
-    root: Path, number: int, fill: Callable[[Path], None], state: Mapping[str, Any], *, start: Checkpoint | None = None
+    root: Storage,
+    number: int,
+    fill: Callable[[Path], None],
+    state: Mapping[str, Any],
+    *,
+    start: Checkpoint | None = None,
 ) -> Checkpoint:
     """Let `fill` write this rank's files, add checksums and `state` (rank 0's); numbers must grow.
 
@@ -44,92 +55,132 @@ def save_checkpoint(
     removed first. OSError on every rank: one of them could not write; earlier checkpoints are as they were.
     """
     rank, _ = rank_and_size()
-    checkpoint = Checkpoint(root / f"{number:06d}", dict(state))
+    checkpoint = Checkpoint(root.sub(f"{number:06d}"), dict(state))
+    folder = checkpoint.storage.local
 
     def make_room() -> None:
         if rank == 0:
-            _remove_all_but_last(root, checkpoint.folder, start)
-            checkpoint.folder.mkdir(parents=True)
+            _remove_all_but_last(root, checkpoint.name, start)
 
     def write() -> dict[str, str]:
-        place = checkpoint.part(rank)
-        place.mkdir()
+        place = folder / f"rank{rank}"
+        checkpoint.storage.drop_copy(place.name)  # of an earlier attempt at this trial
+        place.mkdir(parents=True)
         fill(place)
         files = [path for path in sorted(place.rglob("*")) if path.is_file()]
-        return {str(path.relative_to(checkpoint.folder)): _sha256(path) for path in files}
+        digests = {str(path.relative_to(folder)): _sha256(path) for path in files}
+        checkpoint.storage.publish(place.name, keep_copy=False)
+        return digests
 
     try:
         _together(make_room)
         digests = _together(write)
         files = {name: digest for part in digests.values() for name, digest in part.items()}
-        manifest = {"files": files, "state": dict(state), "start": start.folder.name if start else None}
-        _together(lambda: _write_manifest(checkpoint.folder, manifest) if rank == 0 else None)
+        manifest = {"files": files, "state": dict(state), "start": start.name if start else None}
+        _together(lambda: _write_manifest(checkpoint.storage, manifest) if rank == 0 else None)
     except OSError:
         if rank == 0:
-            shutil.rmtree(checkpoint.folder, ignore_errors=True)
+            _remove(root, checkpoint.name)
         raise
     return checkpoint
 
 
-def newest_checkpoint(root: Path) -> tuple[Checkpoint, Checkpoint | None] | None:
+def newest_checkpoint(root: Storage) -> tuple[Checkpoint, Checkpoint | None] | None:
     """The newest whole checkpoint in `root`, and the one that it starts from, if it needs one.
 
-    One that is cut off or damaged is removed with a warning; one that the disk does not give is passed over.
+    Each rank checks its own files. A checkpoint that is cut off or damaged is removed with a warning; one that the disk
+    does not give is passed over. OSError on every rank: `root` cannot be listed.
     """
     rank, _ = rank_and_size()
-    return gathered({0: _newest(root)} if rank == 0 else {})[0]
-
-
-def _newest(root: Path) -> tuple[Checkpoint, Checkpoint | None] | None:
-    for folder in _numbered(root):
+    for name in _together(lambda: _numbered(root) if rank == 0 else [])[0]:
         try:
-            checkpoint, start = _read(folder)
-            return checkpoint, None if start is None else _read(root / start)[0]
-        except (FileNotFoundError, ValueError, KeyError) as error:
-            _LOG.warning("checkpoint %s is not whole (%s); removed for the one before", folder, error)
-            shutil.rmtree(folder, ignore_errors=True)  # or it would be kept in place of one that is whole
+            return _whole(root, name)
         except OSError as error:
-            _LOG.warning("checkpoint %s cannot be read (%s); passed over", folder, error)
+            is_damaged = error.errno == errno.EBADMSG
+            if rank == 0:
+                what = "is not whole" if is_damaged else "cannot be read"
+                _LOG.warning("checkpoint %s/%s %s (%s); the one before is taken", root, name, what, error.strerror)
+                if is_damaged:  # removed, or it would be kept in place of one that is whole
+                    _remove(root, name)
     return None
 
 
-def _read(folder: Path) -> tuple[Checkpoint, str | None]:
-    """A checkpoint and the name of the one that it starts from. OSError, ValueError, KeyError: not whole."""
-    manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-    damaged = [name for name, digest in manifest["files"].items() if _sha256(folder / name) != digest]
-    if damaged:
-        raise ValueError(f"damaged: {', '.join(damaged)}")
-    return Checkpoint(folder, manifest["state"]), manifest["start"]
+def _whole(root: Storage, name: str) -> tuple[Checkpoint, Checkpoint | None]:
+    """A checkpoint and what it starts from. OSError on every rank: a file cannot be read; EBADMSG: it is not whole."""
+    rank, _ = rank_and_size()
+    storage = root.sub(name)
+    manifest = _together(lambda: _read_manifest(storage) if rank == 0 else None)[0]
+    _together(lambda: _check_part(storage, f"rank{rank}", manifest["files"]))
+    start = None if manifest["start"] is None else _whole(root, manifest["start"])[0]
+    return Checkpoint(storage, manifest["state"]), start
 
 
-def _numbered(root: Path) -> Iterator[Path]:
-    """Folders of checkpoints, newest first."""
-    yield from sorted(root.glob("[0-9]*"), reverse=True)
+def _read_manifest(storage: Storage) -> dict[str, Any]:
+    with _damage():
+        storage.drop_copy(_MANIFEST)
+        manifest = json.loads(storage.fetch(_MANIFEST).read_text(encoding="utf-8"))
+        return {key: manifest[key] for key in ("files", "state", "start")}
 
 
-def _remove_all_but_last(root: Path, new: Path, start: Checkpoint | None) -> None:
+def _check_part(storage: Storage, part: str, files: Mapping[str, str]) -> None:
+    with _damage():
+        storage.drop_copy(part)
+        mine = {name: digest for name, digest in files.items() if name.startswith(f"{part}/")}
+        folder = storage.fetch(part) if mine else storage.local / part
+        for name, digest in mine.items():
+            if _sha256(folder / name.removeprefix(f"{part}/")) != digest:
+                raise ValueError(f"damaged: {name}")
+
+
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    """What is not there or not as it was written is an OSError too."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        raise OSError(errno.EBADMSG, str(error)) from error
+
+
+def _numbered(root: Storage) -> list[str]:
+    """Names of checkpoints, newest first."""
+    return sorted((name for name in root.names() if name.isdigit()), reverse=True)
+
+
+def _remove_all_but_last(root: Storage, new: str, start: Checkpoint | None) -> None:
     """Make room for a new one: keep the last whole one before it, and what either needs."""
-    kept = {start.folder} if start else set()
-    for folder in _numbered(root):
+    kept = {start.name} if start else set()
+    numbered = _numbered(root)
+    for name in numbered:
         try:
-            needed = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["start"]
-        except (OSError, ValueError, KeyError):  # cut off or damaged
+            needed = _read_manifest(root.sub(name))["start"]
+        except OSError as error:
+            kept |= set() if error.errno == errno.EBADMSG else {name}
             continue
-        if folder.name < new.name:
-            kept |= {folder} if needed is None else {folder, root / needed}
+        if name < new:
+            kept |= {name} if needed is None else {name, needed}
             break
-    for folder in _numbered(root):
-        if folder not in kept:
-            shutil.rmtree(folder, ignore_errors=True)
+    for name in numbered:
+        if name not in kept:
+            _remove(root, name)
 
 
-def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    draft = folder / f".{_MANIFEST}"
+def _remove(root: Storage, name: str) -> None:
+    """Room that is not freed is no reason to lose what was to be done with it."""
+    try:
+        root.remove(name)
+    except OSError as error:
+        _LOG.warning("checkpoint %s/%s cannot be deleted: %s", root, name, error)
+
+
+def _write_manifest(storage: Storage, manifest: Mapping[str, Any]) -> None:
+    draft = storage.local / f".{_MANIFEST}"
+    draft.parent.mkdir(parents=True, exist_ok=True)
     with draft.open("w", encoding="utf-8") as file:
         json.dump(manifest, file)
         file.flush()
         os.fsync(file.fileno())
-    draft.replace(folder / _MANIFEST)
+    draft.replace(storage.local / _MANIFEST)
+    storage.publish(_MANIFEST)
 
 
 def _together(action: Callable[[], Any]) -> dict[int, Any]:

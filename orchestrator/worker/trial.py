@@ -21,6 +21,7 @@ from metrics.suites import forget_quality_from_ratios, forget_quality_metrics
 from orchestrator.analysis.pareto import is_dominated
 from orchestrator.base_config import Config, Value
 from orchestrator.scenarios.base import Task
+from orchestrator.storage import Storage
 from orchestrator.tracking.checkpoints import RESUME_FOLDER
 from orchestrator.tracking.journal import (
     ObjectiveRecord,
@@ -62,7 +63,7 @@ class TrialJob(Config):
     key: str
     config: TrialConfig
     params: dict[str, Value] = {}
-    sweep_dir: str
+    storage: Storage
     objectives: tuple[ObjectiveRecord, ...]
     keep_weights: bool
     point_minutes: float = 10.0
@@ -70,9 +71,9 @@ class TrialJob(Config):
     retain_scores: str | None = None
 
     @property
-    def folder(self) -> Path:
-        """Where the trial's files go."""
-        return Path(self.sweep_dir) / "trials" / self.key
+    def folder(self) -> str:
+        """Where in the sweep's folder the trial's files go."""
+        return f"trials/{self.key}"
 
 
 def run_trial(
@@ -96,8 +97,10 @@ def run_trial(
             with clock.phase("save"):
                 result = _record(job, chain, metrics)
                 if _keeps_weights(job, result):
-                    save_model(model, parts.tokenizer(job.config.model), job.folder / WEIGHTS_FOLDER)
-                    result = result.model_copy(update={"checkpoint": f"trials/{job.key}/{WEIGHTS_FOLDER}"})
+                    name = f"{job.folder}/{WEIGHTS_FOLDER}"
+                    save_model(model, parts.tokenizer(job.config.model), job.storage.local / name)
+                    job.storage.publish(name)
+                    result = result.model_copy(update={"checkpoint": name})
         del model
     except NotFiniteError as error:
         result = TrialFinished(
@@ -107,6 +110,9 @@ def run_trial(
             error=str(error),
         )
     _free_memory()
+    if job.storage.uri is not None:
+        dist.barrier()  # ranks of a machine share its copy
+        job.storage.drop_copy(job.folder)
     return result.model_copy(update={"seconds": clock.seconds})
 
 
@@ -266,8 +272,8 @@ class _Chain:
             _LOG.warning("%s cannot be resumed from step %d: %s", self.job.key, self.num_steps, error)
 
     @property
-    def _root(self) -> Path:
-        return self.job.folder / RESUME_FOLDER
+    def _root(self) -> Storage:
+        return self.job.storage.sub(f"{self.job.folder}/{RESUME_FOLDER}")
 
     def _state(self, step: int | None) -> dict[str, Any]:
         return {
@@ -298,21 +304,21 @@ class _Chain:
         return [self.config.model_dump(mode="json"), rows, dist.get_world_size()]
 
     def _record_task(self, index: int, scores: Scores) -> None:
-        path = self.job.folder / f"examples-task{index + 1}.jsonl"
+        name = f"{self.job.folder}/examples-task{index + 1}.jsonl"
         record = TaskFinished(
             key=self.job.key,
             task=index + 1,
             name=self.tasks[index].name,
             num_steps=self.num_steps,
             metrics=task_metrics(self.tasks[index], scores, [task.metrics for task in self.done]),
-            scores_path=str(path.relative_to(self.job.sweep_dir)),
-            scores_sha256=write_scores(scores, path) if dist.get_rank() == 0 else None,
+            scores_path=name,
+            scores_sha256=_keep_scores(self.job, scores, name) if dist.get_rank() == 0 else None,
         )
         self._tell(record)
 
     def _forget_quality(self, task: Task) -> dict[str, float]:
         if self.job.retain_scores is not None:
-            retain_model = read_scores(Path(self.job.retain_scores))
+            retain_model = read_scores(self.job.storage.fetch(self.job.retain_scores))
             return forget_quality_metrics(self.scores["forget"], retain_model["forget"])
         if task.retain_ratios is not None:
             return forget_quality_from_ratios(self.scores["forget"], task.retain_ratios)
@@ -320,17 +326,23 @@ class _Chain:
 
 
 def _record(job: TrialJob, chain: _Chain, metrics: dict[str, float]) -> TrialFinished:
-    path = job.folder / SCORES_FILE
+    name = f"{job.folder}/{SCORES_FILE}"
     return TrialFinished(
         key=job.key,
         state=TrialState.COMPLETE,
         metrics=metrics,
         objectives=tuple(metrics[objective.metric] for objective in job.objectives) if job.config.method else None,
-        scores_path=str(path.relative_to(job.sweep_dir)),
-        scores_sha256=write_scores(chain.scores, path),
+        scores_path=name,
+        scores_sha256=_keep_scores(job, chain.scores, name),
         judges=chain.parts.judges(job.config.evaluation).names,
         examples=example_answers(chain.scores),
     )
+
+
+def _keep_scores(job: TrialJob, scores: Scores, name: str) -> str:
+    digest = write_scores(scores, job.storage.local / name)
+    job.storage.publish(name)
+    return digest
 
 
 def _keeps_weights(job: TrialJob, result: TrialFinished) -> bool:

@@ -10,7 +10,8 @@ pytestmark = [
 
 
 def scores(config, parts):
-    from orchestrator.worker.evaluation import evaluate
+    from orchestrator.storage import Storage
+from orchestrator.worker.evaluation import evaluate
     from orchestrator.worker.model import load_model
 
     (task,) = parts.tasks(config)
@@ -50,7 +51,7 @@ def test_a_trial_is_trained_and_scored_where_it_is(make_config, parts, tmp_path)
     job = TrialJob(
         key="ME+GD/forget10/t000",
         config=make_config("ME+GD"),
-        sweep_dir=str(tmp_path),
+        storage=Storage(tmp_path),
         objectives=(),
         keep_weights=False,
     )

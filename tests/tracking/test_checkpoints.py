@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from orchestrator.config import CheckpointConfig
+from orchestrator.storage import Storage
 from orchestrator.tracking.checkpoints import CheckpointKeeper
 from orchestrator.tracking.journal import (
     CellRecord,
@@ -47,7 +48,7 @@ def header():
 def test_policy(policy, tmp_path):
     start = header()
     recorder = Recorder(Journal(tmp_path / "journal"), SweepLog(start))
-    keeper = CheckpointKeeper(CheckpointConfig(policy=policy), tmp_path, recorder)
+    keeper = CheckpointKeeper(CheckpointConfig(policy=policy), Storage(tmp_path), recorder)
     recorder.listeners.append(keeper)
     recorder.record(start)
     for number, values in enumerate(POINTS):

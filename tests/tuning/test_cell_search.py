@@ -3,12 +3,14 @@
 import itertools
 import json
 import random
+from pathlib import Path
 
 import pytest
 from ray.tune.search import Searcher
 
 from orchestrator.config import SearchConfig, trial_config
 from orchestrator.load_config import load_config
+from orchestrator.storage import Storage
 from orchestrator.tracking.journal import ObjectiveRecord, TrialFinished, TrialLog, TrialStarted, TrialState
 from orchestrator.tuning.cell_search import Baseline, Cell, CellSearch, CellStudy, distributions, trial_key
 from orchestrator.worker.trial import TrialJob
@@ -106,7 +108,12 @@ class Tape:
 def job(key, params=None):
     config = trial_config(SWEEP, SWEEP.methods[0], "forget05", params or {})
     return TrialJob(
-        key=key, config=config, params=params or {}, sweep_dir="/d", objectives=OBJECTIVES, keep_weights=True
+        key=key,
+        config=config,
+        params=params or {},
+        storage=Storage(Path("/d")),
+        objectives=OBJECTIVES,
+        keep_weights=True,
     )
 
 

@@ -1,12 +1,14 @@
 """Grid search: every combination once, in the order of the sweep file, also over a resume and with less budget."""
 
 import random
+from pathlib import Path
 
 import pytest
 from ray.tune.search import Searcher
 
 from orchestrator.config import SweepConfig, cell_space, first_values, num_combinations, num_trials, trial_config
 from orchestrator.load_config import ConfigError, build_config, load_config
+from orchestrator.storage import Storage
 from orchestrator.tracking.journal import ObjectiveRecord, TrialFinished, TrialLog, TrialStarted, TrialState
 from orchestrator.tuning.cell_search import Cell, CellSearch, CellStudy, distributions, trial_key
 from orchestrator.tuning.samples import sample_trials
@@ -52,7 +54,12 @@ def search(sweep, tape, finished=()):
             config = trial_config(sweep, entry, "forget", params)
             key = trial_key(entry.name, number)
             return TrialJob(
-                key=key, config=config, params=params, sweep_dir="/d", objectives=OBJECTIVES, keep_weights=True
+                key=key,
+                config=config,
+                params=params,
+                storage=Storage(Path("/d")),
+                objectives=OBJECTIVES,
+                keep_weights=True,
             )
 
         return make

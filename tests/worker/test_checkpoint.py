@@ -9,6 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import save_file
 
+from orchestrator.storage import Storage
 from orchestrator.worker import checkpoint
 from orchestrator.worker.checkpoint import newest_checkpoint, save_checkpoint
 from orchestrator.worker.engine import start_process_group
@@ -24,7 +25,7 @@ def weights(text):
 
 
 def found_in(root):
-    found = newest_checkpoint(root)
+    found = newest_checkpoint(Storage(root))
     return found and found[0].state["n"]
 
 
@@ -33,28 +34,28 @@ def numbers_in(root):
 
 
 def test_the_newest_is_found_with_its_state_and_the_one_before_is_kept(tmp_path):
-    assert newest_checkpoint(tmp_path / "not there") is None
+    assert newest_checkpoint(Storage(tmp_path / "not there")) is None
     for number in (8, 9, 10):
-        made = save_checkpoint(tmp_path, number, weights(f"w{number}"), {"n": number})
-    found, start = newest_checkpoint(tmp_path)
+        made = save_checkpoint(Storage(tmp_path), number, weights(f"w{number}"), {"n": number})
+    found, start = newest_checkpoint(Storage(tmp_path))
     assert start is None and found == made and found.state == {"n": 10}
     assert (found.part(0) / "model.safetensors").read_text() == "w10"
     assert numbers_in(tmp_path) == [9, 10]
 
 
 def test_what_a_checkpoint_starts_from_is_kept_as_long_as_it_is_needed(tmp_path):
-    first = save_checkpoint(tmp_path, 1, weights("one"), {"n": 1})
+    first = save_checkpoint(Storage(tmp_path), 1, weights("one"), {"n": 1})
     for number in (2, 3, 4):
-        save_checkpoint(tmp_path, number, weights("point"), {"n": number}, start=first)
+        save_checkpoint(Storage(tmp_path), number, weights("point"), {"n": number}, start=first)
     assert numbers_in(tmp_path) == [1, 3, 4]
-    found, start = newest_checkpoint(tmp_path)
+    found, start = newest_checkpoint(Storage(tmp_path))
     assert found.state == {"n": 4} and start == first
-    second = save_checkpoint(tmp_path, 5, weights("five"), {"n": 5})
+    second = save_checkpoint(Storage(tmp_path), 5, weights("five"), {"n": 5})
     assert numbers_in(tmp_path) == [1, 4, 5]  # the one before it still needs the first
-    save_checkpoint(tmp_path, 6, weights("point"), {"n": 6}, start=second)
+    save_checkpoint(Storage(tmp_path), 6, weights("point"), {"n": 6}, start=second)
     assert numbers_in(tmp_path) == [5, 6]
     (second.part(0) / "model.safetensors").write_text("changed")
-    assert newest_checkpoint(tmp_path) is None  # one cannot be read without the other
+    assert newest_checkpoint(Storage(tmp_path)) is None  # one cannot be read without the other
 
 
 DAMAGE = {
@@ -69,18 +70,18 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_checkpoint_is_removed_for_the_one_before_and_said_so(damage, tmp_path, caplog):
     for number in (1, 2):
-        save_checkpoint(tmp_path, number, weights(f"w{number}"), {"n": number})
+        save_checkpoint(Storage(tmp_path), number, weights(f"w{number}"), {"n": number})
     damage(tmp_path / "000002")
     assert found_in(tmp_path) == 1
-    assert "000002 is not whole" in caplog.text and "removed for the one before" in caplog.text
+    assert "000002 is not whole" in caplog.text and "the one before is taken" in caplog.text
     # The trial goes on from 1, and while its next point is written, at another step, 1 is all there is.
-    save_checkpoint(tmp_path, 3, weights("w3"), {"n": 3})
+    save_checkpoint(Storage(tmp_path), 3, weights("w3"), {"n": 3})
     assert numbers_in(tmp_path) == [1, 3] and found_in(tmp_path) == 3
 
 
 def test_a_checkpoint_that_the_disk_does_not_give_is_passed_over_and_stays(tmp_path, monkeypatch, caplog):
     for number in (1, 2):
-        save_checkpoint(tmp_path, number, weights(f"w{number}"), {"n": number})
+        save_checkpoint(Storage(tmp_path), number, weights(f"w{number}"), {"n": number})
     whole = checkpoint._sha256
 
     def broken(path):
@@ -96,9 +97,9 @@ def test_a_checkpoint_that_the_disk_does_not_give_is_passed_over_and_stays(tmp_p
 @pytest.mark.parametrize("name", ["cut off", "torn manifest", "manifest without checksums"])
 def test_one_without_a_readable_manifest_is_not_kept_in_place_of_the_one_before(name, tmp_path):
     for number in (1, 2):
-        save_checkpoint(tmp_path, number, weights(f"w{number}"), {"n": number})
+        save_checkpoint(Storage(tmp_path), number, weights(f"w{number}"), {"n": number})
     DAMAGE[name](tmp_path / "000002")
-    save_checkpoint(tmp_path, 3, weights("w3"), {"n": 3})
+    save_checkpoint(Storage(tmp_path), 3, weights("w3"), {"n": 3})
     assert numbers_in(tmp_path) == [1, 3]
 
 
@@ -107,9 +108,9 @@ def test_what_could_not_be_written_is_no_checkpoint(tmp_path):
         (folder / "half").touch()
         raise OSError(28, "No space left on device")
 
-    save_checkpoint(tmp_path, 1, weights("one"), {"n": 1})
+    save_checkpoint(Storage(tmp_path), 1, weights("one"), {"n": 1})
     with pytest.raises(OSError, match=r"No space left on device \(rank 0\)"):
-        save_checkpoint(tmp_path, 2, fill, {"n": 2})
+        save_checkpoint(Storage(tmp_path), 2, fill, {"n": 2})
     assert numbers_in(tmp_path) == [1] and found_in(tmp_path) == 1
 
 
@@ -118,8 +119,8 @@ def test_what_safetensors_could_not_write_is_an_error_of_the_disk(tmp_path):
         save_file({"weights": torch.zeros(9)}, folder / "no such folder" / "weights")
 
     with pytest.raises(OSError, match=r"No such file.*\(rank 0\)"):
-        save_checkpoint(tmp_path, 1, fill, {"n": 1})
-    assert newest_checkpoint(tmp_path) is None
+        save_checkpoint(Storage(tmp_path), 1, fill, {"n": 1})
+    assert newest_checkpoint(Storage(tmp_path)) is None
 
 
 def one_rank(rank, folder):
@@ -134,13 +135,13 @@ def one_rank(rank, folder):
         if rank == 1:
             raise OSError(28, "No space left on device", str(place))
 
-    told = [save_checkpoint(folder / "root", 1, fill, {"n": 1}).folder.name]
+    told = [save_checkpoint(Storage(folder / "root"), 1, fill, {"n": 1}).name]
     try:
-        save_checkpoint(folder / "root", 2, fail, {"n": 2})
+        save_checkpoint(Storage(folder / "root"), 2, fail, {"n": 2})
     except OSError as error:
         told += [str(error), found_in(folder / "root")]
-    save_checkpoint(folder / "root", 3, fill, {"n": 3})
-    found, _ = newest_checkpoint(folder / "root")
+    save_checkpoint(Storage(folder / "root"), 3, fill, {"n": 3})
+    found, _ = newest_checkpoint(Storage(folder / "root"))
     told += [found.state["n"], found.part(rank).joinpath("state").read_text()]
     (folder / f"{rank}.json").write_text(json.dumps(told))
     dist.destroy_process_group()
