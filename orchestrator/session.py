@@ -67,7 +67,7 @@ class Study:
 
 
 def start(sweep: SweepConfig, console: Console, place: str | None = None) -> Study:
-    """Check the input, make what is embedded, name the folder, if it is not `place`. ConfigError, DataError: bad input."""
+    """Check the input, make what is embedded, name the folder, if it is not `place`. ConfigError, DataError: bad."""
     if place is not None:
         sweep = sweep.model_copy(update={"storage": split(place)[0]})
     tasks = preflight.check(sweep)

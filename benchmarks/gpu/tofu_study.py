@@ -182,9 +182,8 @@ def sweep(arguments: argparse.Namespace) -> int:
     config = sweep_config(arguments)
     recorder = open_record(config, folder, arguments.at_a_time)
     rounds = Rounds(end)
-    done = drive(
-        module.Search(config, Storage(folder), recorder), arguments.at_a_time, rounds, lambda s: print(s, flush=True)
-    )
+    search = module.Search(config, Storage(folder), recorder)
+    done = drive(search, arguments.at_a_time, rounds, lambda s: print(s, flush=True))
     recorder.record(SweepEnded(state="done" if done else "interrupted"))
     recorder.close()
     (folder / _CONFIG).write_text(json.dumps(_facts(arguments), indent=1) + "\n", encoding="utf-8")

@@ -10,8 +10,7 @@ pytestmark = [
 
 
 def scores(config, parts):
-    from orchestrator.storage import Storage
-from orchestrator.worker.evaluation import evaluate
+    from orchestrator.worker.evaluation import evaluate
     from orchestrator.worker.model import load_model
 
     (task,) = parts.tasks(config)
@@ -45,6 +44,7 @@ def test_scores_do_not_depend_on_what_is_asked_together(make_config, parts):
 
 
 def test_a_trial_is_trained_and_scored_where_it_is(make_config, parts, tmp_path):
+    from orchestrator.storage import Storage
     from orchestrator.tracking.journal import TrialState
     from orchestrator.worker.trial import TrialJob, run_trial
 

@@ -15,7 +15,7 @@ pytestmark = [
 def run(config, folder, parts, name):
     """The losses of a trial, and its result."""
     from orchestrator.storage import Storage
-from orchestrator.tracking.journal import ObjectiveRecord, StepsReported, TrialState
+    from orchestrator.tracking.journal import ObjectiveRecord, StepsReported, TrialState
     from orchestrator.worker.trial import TrialJob, run_trial
 
     objectives = (ObjectiveRecord(metric="model_utility", direction="maximize", worst=0),)

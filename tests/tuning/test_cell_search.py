@@ -18,6 +18,7 @@ from orchestrator.worker.trial import TrialJob
 SWEEP = load_config("quickstart")
 SPACE = distributions(SWEEP.search.space)
 FIRST = {"train.learning_rate": 1e-3, "method.beta": 0.1, "method.forget_weight": 1.0}
+FOLDER = Storage(Path("/d"))
 OBJECTIVES = tuple(ObjectiveRecord(metric=name, direction="maximize", worst=0) for name in SWEEP.objectives)
 
 
@@ -111,7 +112,7 @@ def job(key, params=None):
         key=key,
         config=config,
         params=params or {},
-        storage=Storage(Path("/d")),
+        storage=FOLDER,
         objectives=OBJECTIVES,
         keep_weights=True,
     )

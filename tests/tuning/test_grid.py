@@ -14,6 +14,7 @@ from orchestrator.tuning.cell_search import Cell, CellSearch, CellStudy, distrib
 from orchestrator.tuning.samples import sample_trials
 from orchestrator.worker.trial import TrialJob
 
+FOLDER = Storage(Path("/d"))
 OBJECTIVES = tuple(ObjectiveRecord(metric=name, direction="maximize", worst=0) for name in ("a", "b"))
 GRID = [(1e-5, 5), (1e-5, 3), (5e-6, 5), (5e-6, 3), (2e-6, 5), (2e-6, 3)]
 METHODS = "methods=[GA+GD, NPO+GD, {name: ME+GD, train: {learning_rate: 5.0e-6}, space: {}}]"
@@ -57,7 +58,7 @@ def search(sweep, tape, finished=()):
                 key=key,
                 config=config,
                 params=params,
-                storage=Storage(Path("/d")),
+                storage=FOLDER,
                 objectives=OBJECTIVES,
                 keep_weights=True,
             )
