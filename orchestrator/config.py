@@ -154,6 +154,9 @@ class SweepConfig(Config):
     resources: ResourcesConfig = ResourcesConfig()
     tracking: TrackingConfig = TrackingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    strict: bool = Field(
+        False, description="refuse what would only be noted, such as rows that are forgotten and retained at once"
+    )
     storage: str = Field(
         DEFAULT_STORAGE, description="folder, or URI such as s3://bucket/path, that holds every sweep's own folder"
     )

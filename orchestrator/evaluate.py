@@ -279,7 +279,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="model folder, adapter folder or hub name")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as model.template=chat")
     arguments = parser.parse_args(argv)
-    console = Console(quiet=_environment("RANK") != 0)
+    console = Console(markup=False, quiet=_environment("RANK") != 0)
 
     def say(text: str) -> None:
         console.print(text, style="dim", highlight=False, soft_wrap=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from metrics.aggregate import SET_METRICS
 from orchestrator.analysis.words import score as in_words
@@ -78,7 +79,7 @@ def render(evaluation: Evaluation, metrics: Mapping[str, float]) -> list[Table]:
     whole = Table(box=None, pad_edge=False, show_header=False)
     for name, value in metrics.items():
         if name in _MEANINGS or name.startswith("downstream/"):
-            whole.add_row(name, in_words(value), f"[dim]{_MEANINGS.get(name, '')}[/dim]")
+            whole.add_row(name, in_words(value), Text(_MEANINGS.get(name, ""), style="dim"))
     return [sets, whole]
 
 

@@ -182,6 +182,8 @@ def _say_notes(sweep: SweepConfig, tasks: Mapping[str, Sequence[Task]], console:
                 f"{entry.name}: search.trials_per_cell={budget} stops after the first {budget} of {combinations} "
                 f"combinations; set it to {combinations} for the whole grid"
             )
+    if sweep.strict and notes:
+        raise ConfigError(f"{notes[0]} (strict=true refuses what would only be noted)")
     for note in dict.fromkeys(notes):
         console.print(f"note: {note}", style="yellow")
 

@@ -31,7 +31,7 @@ EXIT_CODES = """exit codes:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     arguments = _parse(argv)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     try:
         # Imported late, so that --help answers at once.
         from orchestrator import session  # noqa: PLC0415

@@ -82,25 +82,59 @@ def rows_of_task(records: Sequence[Record], name: str | None) -> Rows:
     return tuple(row for row, task in records if name in (None, task))
 
 
+def data_notes(forget_set: str, forget: Rows, retain: Rows, remedy: str) -> tuple[str, ...]:
+    """What is no error, but should be known: rows forgotten and retained at once (and the `remedy`), rows twice."""
+    kept, notes = {_asked(row) for row in retain}, []
+    if num_both := sum(_asked(row) in kept for row in forget):
+        notes.append(
+            f"{forget_set}: {num_both} of the {len(forget)} forget rows are among the {len(retain)} retain rows too, so "
+            f"they are forgotten and retained at once; {remedy}"
+        )
+    for name, rows in (("forget", forget), ("retain", retain)):
+        if num_again := len(rows) - len(set(rows)):
+            notes.append(
+                f"{forget_set}: {num_again} of the {len(rows)} {name} rows stand there before, and count once more each"
+            )
+    if 0 < len(retain) < len(forget):
+        notes.append(
+            f"{forget_set}: {len(forget)} forget rows, but {len(retain)} retain rows, each of which is used several "
+            "times an epoch"
+        )
+    return tuple(notes)
+
+
+def _asked(row: QARow) -> str:
+    """The question, however it is spaced and capitalised."""
+    return " ".join(row.question.split()).casefold()
+
+
 def _row(record: Any, origin: str, needs: tuple[str, ...]) -> Record:
     if not isinstance(record, Mapping):
         raise DataError(f"{origin} is no JSON object; each line must hold one with question and answer")
     for key in ("question", "answer"):
         value = record.get(key)
         if not isinstance(value, str) or not value.strip():
-            raise DataError(f"{origin} has no {key}: it must be a non-empty string, but is {value!r}")
+            raise DataError(f"{origin} has no {key}: it must be a non-empty string, but is {_short(value)}")
     perturbed = record.get("perturbed_answer") or ()
-    if not isinstance(perturbed, list | tuple) or not all(isinstance(text, str) for text in perturbed):
-        raise DataError(f"{origin}: perturbed_answer must be a list of strings, but is {perturbed!r}")
+    if not isinstance(perturbed, list | tuple) or not all(isinstance(text, str) and text.strip() for text in perturbed):
+        raise DataError(f"{origin}: perturbed_answer must be a list of non-empty strings, but is {_short(perturbed)}")
     for key in ("paraphrased_answer", "original_answer", "golden_answer"):
-        if not isinstance(record.get(key), str | None):
-            raise DataError(f"{origin}: {key} must be a string, but is {record[key]!r}")
+        value = record.get(key)
+        if value is not None and (not isinstance(value, str) or not value.strip()):
+            raise DataError(f"{origin}: {key} must be a non-empty string, but is {_short(value)}")
+    for key in ("question", "answer", "paraphrased_answer", "original_answer", "golden_answer", "perturbed_answer"):
+        value = record.get(key)
+        for text in perturbed if key == "perturbed_answer" else (value,):
+            if isinstance(text, str) and not _is_text(text):
+                raise DataError(f"{origin}: {key} is no Unicode text (half a surrogate pair): {_short(text)}")
     for key in needs:
         if not record.get(key):
             raise DataError(
                 f"{origin} has no {key}: every question of this set needs it, but it is {record.get(key)!r}"
             )
     task = record.get("task_id")
+    if not isinstance(task, str | int | None):
+        raise DataError(f"{origin}: task_id must be a string or a number, but is {_short(task)}")
     row = QARow(
         question=record["question"],
         answer=record["answer"],
@@ -110,3 +144,17 @@ def _row(record: Any, origin: str, needs: tuple[str, ...]) -> Record:
         golden_answer=record.get("golden_answer"),
     )
     return row, None if task is None else str(task)
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _short(value: Any) -> str:
+    """A value in an error of one line."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."

@@ -11,6 +11,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, LoggedModelOutput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.analysis.palette import method_colors
@@ -73,6 +74,7 @@ class MlflowView:
         set_client_env()
         self._uri, self._sweep_dir = tracking_uri, sweep_dir.resolve()
         self._client: MlflowClient | None = None
+        self._file: int | None = None  # which file the database is, where it is one
         self._header: SweepStarted | None = None
         self._experiment: Experiment | None = None
         self._runs: dict[str, _Run] = {}
@@ -149,6 +151,9 @@ class MlflowView:
         try:
             if self._client is None:
                 self._client = MlflowClient(self._uri)
+                self._file = _file_id(self._uri)
+            elif self._file != _file_id(self._uri):  # what is written now would go to a file that nobody sees
+                raise MlflowException("the database was deleted or replaced while it was in use")
             if self._experiment is None:
                 self._experiment = self._open_experiment(self._client)
                 self._runs = self._find_runs(self._client)
@@ -309,6 +314,14 @@ class MlflowView:
             return list(run.models)
         found = client.search_logged_models([self._id], f"source_run_id = '{run.run_id}'")
         return [model.model_id for model in found]
+
+
+def _file_id(uri: str) -> int | None:
+    """The number that the file system gave to a SQLite database; None: it is no file, or there is none."""
+    if not uri.startswith("sqlite:"):
+        return None
+    path = Path(make_url(uri).database or "")
+    return path.stat().st_ino if path.is_file() else None
 
 
 def _milliseconds(seconds: float) -> int:

@@ -1,6 +1,9 @@
 """The one place where records enter: journal first, then everybody who looks at them."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 from orchestrator.tracking.journal import Journal, JournalError, Record, SweepLog
 
@@ -22,15 +25,29 @@ class Recorder:
         """
         if self.failure is not None:
             raise self.failure
-        try:
-            self._journal.append(record)
-        except JournalError as error:
-            self.failure = error
-            raise
-        self.log.add(record)
-        for listener in self.listeners:
-            listener(record)
+        with _uninterrupted():
+            try:
+                self._journal.append(record)
+            except JournalError as error:
+                self.failure = error
+                raise
+            self.log.add(record)
+            for listener in self.listeners:
+                listener(record)
 
     def close(self) -> None:
         """Close the journal; nothing can be recorded after this."""
         self._journal.close()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until everybody knows of the record: none is written in part, or deleted but not said so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
