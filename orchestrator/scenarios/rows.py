@@ -8,6 +8,7 @@ from typing import Any
 from orchestrator.scenarios.base import DataError, QARow
 
 Rows = tuple[QARow, ...]
+_TEXTS = ("question", "answer", "paraphrased_answer", "original_answer", "golden_answer")
 Record = tuple[QARow, str | None]  # a row and the id of its task, where it has one
 
 
@@ -87,8 +88,8 @@ def data_notes(forget_set: str, forget: Rows, retain: Rows, remedy: str) -> tupl
     kept, notes = {_asked(row) for row in retain}, []
     if num_both := sum(_asked(row) in kept for row in forget):
         notes.append(
-            f"{forget_set}: {num_both} of the {len(forget)} forget rows are among the {len(retain)} retain rows too, so "
-            f"they are forgotten and retained at once; {remedy}"
+            f"{forget_set}: {num_both} of the {len(forget)} forget rows are among the {len(retain)} retain rows too, "
+            f"so they are forgotten and retained at once; {remedy}"
         )
     for name, rows in (("forget", forget), ("retain", retain)):
         if num_again := len(rows) - len(set(rows)):
@@ -111,22 +112,14 @@ def _asked(row: QARow) -> str:
 def _row(record: Any, origin: str, needs: tuple[str, ...]) -> Record:
     if not isinstance(record, Mapping):
         raise DataError(f"{origin} is no JSON object; each line must hold one with question and answer")
+    texts = {key: _text(record.get(key), key, origin) for key in _TEXTS}
     for key in ("question", "answer"):
-        value = record.get(key)
-        if not isinstance(value, str) or not value.strip():
-            raise DataError(f"{origin} has no {key}: it must be a non-empty string, but is {_short(value)}")
+        if texts[key] is None:
+            raise DataError(f"{origin} has no {key}: it must be a non-empty string, but is {_short(record.get(key))}")
     perturbed = record.get("perturbed_answer") or ()
-    if not isinstance(perturbed, list | tuple) or not all(isinstance(text, str) and text.strip() for text in perturbed):
+    if not isinstance(perturbed, list | tuple) or None in perturbed:
         raise DataError(f"{origin}: perturbed_answer must be a list of non-empty strings, but is {_short(perturbed)}")
-    for key in ("paraphrased_answer", "original_answer", "golden_answer"):
-        value = record.get(key)
-        if value is not None and (not isinstance(value, str) or not value.strip()):
-            raise DataError(f"{origin}: {key} must be a non-empty string, but is {_short(value)}")
-    for key in ("question", "answer", "paraphrased_answer", "original_answer", "golden_answer", "perturbed_answer"):
-        value = record.get(key)
-        for text in perturbed if key == "perturbed_answer" else (value,):
-            if isinstance(text, str) and not _is_text(text):
-                raise DataError(f"{origin}: {key} is no Unicode text (half a surrogate pair): {_short(text)}")
+    wrong = tuple(str(_text(text, "perturbed_answer", origin)) for text in perturbed)
     for key in needs:
         if not record.get(key):
             raise DataError(
@@ -136,22 +129,27 @@ def _row(record: Any, origin: str, needs: tuple[str, ...]) -> Record:
     if not isinstance(task, str | int | None):
         raise DataError(f"{origin}: task_id must be a string or a number, but is {_short(task)}")
     row = QARow(
-        question=record["question"],
-        answer=record["answer"],
-        paraphrased_answer=record.get("paraphrased_answer"),
-        perturbed_answers=tuple(perturbed),
-        original_answer=record.get("original_answer"),
-        golden_answer=record.get("golden_answer"),
+        question=str(texts["question"]),
+        answer=str(texts["answer"]),
+        paraphrased_answer=texts["paraphrased_answer"],
+        perturbed_answers=wrong,
+        original_answer=texts["original_answer"],
+        golden_answer=texts["golden_answer"],
     )
     return row, None if task is None else str(task)
 
 
-def _is_text(text: str) -> bool:
+def _text(value: Any, key: str, origin: str) -> str | None:
+    """A text that can be tokenised, and holds something; None where there is none."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{origin}: {key} must be a non-empty string, but is {_short(value)}")
     try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{origin}: {key} is no Unicode text (half a surrogate pair): {_short(value)}") from error
+    return value
 
 
 def _short(value: Any) -> str:

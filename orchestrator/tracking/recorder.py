@@ -42,7 +42,7 @@ class Recorder:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until everybody knows of the record: none is written in part, or deleted but not said so."""
+    """Ctrl-C and SIGTERM wait until everybody knows of the record: nothing is done by half."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
