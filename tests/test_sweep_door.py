@@ -120,8 +120,16 @@ def test_bad_settings(arguments, override, words, capsys):
         ("forget01", "", "forget01.json is empty"),
         ("forget01", None, "forget01.json does not exist"),
         ("retain99", "{not json}\n", "retain99.json:1 is not JSON"),
-        ("forget01", json.dumps(ROW) + "\n" + json.dumps({"question": "Q?"}) + "\n", "forget01.json:2 has no answer"),
-        ("forget01", json.dumps({"answer": "A."}) + "\n", "forget01.json:1 has no question"),
+        (
+            "forget01",
+            json.dumps(ROW) + "\n" + json.dumps({"question": "Q?"}) + "\n",
+            "forget01.json:2: answer must be a non-empty string, but there is none",
+        ),
+        (
+            "forget01",
+            json.dumps({"answer": "A."}) + "\n",
+            "forget01.json:1: question must be a non-empty string, but there is none",
+        ),
         ("forget01_perturbed", json.dumps(ROW) + "\n", "forget01_perturbed.json:1 has no perturbed_answer"),
     ],
 )

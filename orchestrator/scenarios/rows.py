@@ -115,7 +115,7 @@ def _row(record: Any, origin: str, needs: tuple[str, ...]) -> Record:
     texts = {key: _text(record.get(key), key, origin) for key in _TEXTS}
     for key in ("question", "answer"):
         if texts[key] is None:
-            raise DataError(f"{origin} has no {key}: it must be a non-empty string, but is {_short(record.get(key))}")
+            raise DataError(f"{origin}: {key} must be a non-empty string, but there is none")
     perturbed = record.get("perturbed_answer") or ()
     if not isinstance(perturbed, list | tuple) or None in perturbed:
         raise DataError(f"{origin}: perturbed_answer must be a list of non-empty strings, but is {_short(perturbed)}")

@@ -1,6 +1,7 @@
 import pytest
 
-from tests.ray import tiny
+from orchestrator.tracking.journal import load_sweep
+from tests.ray import chaos, tiny
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +16,20 @@ def slot_sweep(models, tmp_path_factory):
     done = tiny.run(tiny.settings(models, storage, "methods=[NPO+GD,IDK+AP]", "search.trials_per_cell=2"))
     assert done.returncode == 0, done.stdout + done.stderr
     return done, tiny.sweep_folder(storage)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(models, tmp_path_factory):
+    """The sweep that is broken in many ways, when nothing happens to it."""
+    storage = tmp_path_factory.mktemp("undisturbed")
+    chaos.ends_with(chaos.start(models, storage), 0)
+    folder = tiny.sweep_folder(storage)
+    trial = load_sweep(folder).trials[chaos.key(0)]
+    assert [step.step for step in trial.steps] == list(range(chaos.NUM_STEPS))
+    return folder
+
+
+@pytest.fixture
+def no_sweep_is_left():
+    yield
+    chaos.stop_all()

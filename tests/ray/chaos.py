@@ -1,0 +1,140 @@
+"""How sweeps are broken, and what must be left of them: shared by the tests that kill, stop and starve processes."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from orchestrator.tracking.journal import StepsReported, TrialFinished, TrialState, load_sweep, read_records
+from tests.ray import tiny
+
+CELL = "GA+GD/forget10"
+NUM_TRIALS = 5
+NUM_STEPS = 300  # 120 epochs x 10 rows / batch 4
+# Random suggestions do not depend on what became of other trials, so that a trial can be compared whatever they met.
+SEARCH = (
+    "methods=[GA+GD]", f"search.trials_per_cell={NUM_TRIALS}", "search.sampler=random", "train.epochs=120",
+    "checkpoint.every_minutes=0.005",
+)  # fmt: skip
+STARTED = []
+
+
+def key(number):
+    return f"{CELL}/t{number:03d}"
+
+
+def start(models, storage, *more, **environment):
+    return command(*tiny.settings(models, storage, *SEARCH, *more), **environment)
+
+
+def command(*arguments, **environment):
+    """A sweep in the background. Ctrl-C reaches it, even if the tests run where it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "orchestrator.sweep", *arguments],
+        cwd=tiny.ROOT,
+        env=tiny.environment(**environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    signal.signal(signal.SIGINT, before)
+    STARTED.append(sweep)
+    return sweep
+
+
+def stop_all():
+    """A test that failed half-way must not slow down those after it."""
+    for sweep in STARTED:
+        if sweep.poll() is None:
+            family = psutil.Process(sweep.pid).children(recursive=True)
+            for process in [sweep, *family]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            sweep.communicate(timeout=60)
+    STARTED.clear()
+
+
+def wait_until(sweep, condition, what, seconds=240):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and sweep.poll() is None:
+        if condition():
+            return
+        time.sleep(0.05)
+    if sweep.poll() is None:
+        sweep.kill()
+    pytest.fail(f"not in time: {what}\n{sweep.communicate(timeout=60)[0]}")
+
+
+def ends_with(sweep, code, seconds=400):
+    out = sweep.communicate(timeout=seconds)[0]
+    assert sweep.returncode == code, out
+    return out
+
+
+def num_reports(storage):
+    """How often steps were reported so far."""
+    return sum(segment.read_bytes().count(b'"kind":"steps_reported"') for segment in storage.glob("*/journal/*.jsonl"))
+
+
+def wait_for_point(sweep, storage, number):
+    """Until a trial has left a point that it can go on from."""
+    wait_until(sweep, lambda: any(points(storage, number)), f"a point of trial {number}")
+
+
+def points(storage, number):
+    return list(Path(storage).glob(f"*/trials/{key(number)}/resume/*/manifest.json"))
+
+
+def told_twice(folder, number):
+    """Numbers of the steps that were reported again as they were, by the clock: those before the point."""
+    records = [record for record in read_records(folder / "journal") if isinstance(record, StepsReported)]
+    times = Counter(record.time for record in records if record.key == key(number))
+    return {step.step for record in records if times[record.time] > 1 for step in record.steps}
+
+
+def went_on(folder, number):
+    """A trial began again at a point in its middle."""
+    again = told_twice(folder, number)
+    assert again == set(range(len(again))) and 0 < len(again) < NUM_STEPS
+
+
+def same_results(folder, undisturbed, but=()):
+    """Every trial, `but` some, ended as in a sweep that nothing happened to, to the last bit, and is there once."""
+    log, expected = load_sweep(folder), load_sweep(undisturbed)
+    assert log.trials.keys() <= expected.trials.keys()
+    for name, trial in log.trials.items():
+        if name in but:
+            continue
+        assert trial.finished.state == TrialState.COMPLETE, trial.finished.error
+        assert trial.started.params == expected.trials[name].started.params
+        assert trial.steps == expected.trials[name].steps
+        assert trial.finished.metrics == expected.trials[name].finished.metrics
+        assert trial.finished.scores_sha256 == expected.trials[name].finished.scores_sha256
+    ends = Counter(record.key for record in read_records(folder / "journal") if isinstance(record, TrialFinished))
+    assert set(ends.values()) == {1}
+    assert not list(folder.glob("trials/**/resume"))
+
+
+def workers(sweep):
+    """The Train workers of this sweep's own Ray."""
+    found = []
+    for process in psutil.Process(sweep.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it is ending
+            if "".join(process.cmdline()[:1]).startswith("ray::RayTrainWorker"):
+                found.append(process)
+    return found
+
+
+def mlflow_runs(folder):
+    """Names of the runs in the sweep's experiment."""
+    client = MlflowClient(f"sqlite:///{folder.parent / 'mlflow.db'}")
+    (experiment,) = [one for one in client.search_experiments() if one.name.endswith(folder.name)]
+    return sorted(run.info.run_name for run in client.search_runs([experiment.experiment_id]))

@@ -1,0 +1,98 @@
+"""Real drivers are told to stop, killed and starved, and their sweep is resumed each time."""
+
+import shutil
+import signal
+import time
+
+import psutil
+import pytest
+
+from orchestrator.storage import Storage
+from orchestrator.tracking.journal import load_sweep
+from orchestrator.tracking.kept_journal import fetch_journal
+from tests.ray import tiny
+from tests.ray.chaos import (
+    SEARCH,
+    command,
+    ends_with,
+    key,
+    mlflow_runs,
+    same_results,
+    start,
+    wait_for_point,
+    wait_until,
+    went_on,
+    workers,
+)
+
+pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.usefixtures("no_sweep_is_left")]
+TERMINATED, KILLED, INTERRUPTED_TWICE, NO_ROOM = range(4)
+
+
+def test_one_fault_of_the_driver_after_another(models, undisturbed, tmp_path, record_property):
+    sweep = start(models, tmp_path)
+    wait_for_point(sweep, tmp_path, TERMINATED)
+    folder = tiny.sweep_folder(tmp_path)
+    sent = time.time()
+    sweep.send_signal(signal.SIGTERM)
+    assert f"--resume {folder}" in ends_with(sweep, 130)
+    ended = load_sweep(folder).ended
+    assert ended.state == "interrupted"
+    record_property("seconds from SIGTERM to the last record", ended.time - sent)
+    print(f"the journal was closed {ended.time - sent:.2f} s after SIGTERM")
+
+    sweep = command("--resume", str(folder))
+    wait_for_point(sweep, tmp_path, KILLED)
+    before = load_sweep(folder).trials[key(TERMINATED)].finished
+    family = workers(sweep)
+    sweep.kill()
+    assert psutil.wait_procs(family, timeout=60)[1] == []  # nobody is left to write beside those who go on
+
+    sweep = command("--resume", str(folder))
+    wait_for_point(sweep, tmp_path, INTERRUPTED_TWICE)
+    assert load_sweep(folder).trials[key(TERMINATED)].finished == before
+    sweep.send_signal(signal.SIGINT)
+    wait_until(sweep, lambda: load_sweep(folder).ended is not None, "the end of the journal")
+    sweep.send_signal(signal.SIGINT)
+    assert "interrupted" in ends_with(sweep, 130)
+
+    sweep = command("--resume", str(folder))
+    wait_for_point(sweep, tmp_path, NO_ROOM)
+    segment = max(folder.glob("journal/*.jsonl"))
+    psutil.Process(sweep.pid).rlimit(psutil.RLIMIT_FSIZE, (segment.stat().st_size + 100, psutil.RLIM_INFINITY))
+    out = ends_with(sweep, 1)
+    assert f"error: {segment} cannot be written: File too large; nothing that was recorded is lost" in out
+    assert f"--resume {folder}" in out
+    assert not segment.read_bytes().endswith(b"\n")  # torn, and left so
+
+    ends_with(command("--resume", str(folder)), 0)
+    same_results(folder, undisturbed)
+    for number in (TERMINATED, KILLED, INTERRUPTED_TWICE, NO_ROOM):
+        went_on(folder, number)
+    assert mlflow_runs(folder) == sorted({*load_sweep(folder).trials, "report"})
+
+
+def test_a_head_that_is_lost_with_its_disk(models, undisturbed, tmp_path):
+    """The store is a folder behind a file: URI; home is where the head keeps its copies."""
+    place = f"{(tmp_path / 'store').as_uri()}/mine"
+    settings = tiny.settings(models, "none", *SEARCH, "search.trials_per_cell=2")
+    again = [*(one for one in settings if not one.startswith("storage=")), "--resume", place]
+    sweep = command(*again, HOME=str(tmp_path / "first"))  # nothing is there yet: it starts
+    wait_for_point(sweep, tmp_path / "store", 1)
+    family = workers(sweep)
+    sweep.kill()
+    psutil.wait_procs(family, timeout=60)
+    shutil.rmtree(tmp_path / "first")
+    fetch_journal(Storage(tmp_path / "look", place))
+    log = load_sweep(tmp_path / "look")
+    assert log.trials[key(0)].finished is not None and log.trials[key(1)].finished is None
+
+    out = ends_with(command("--resume", place, HOME=str(tmp_path / "second")), 0)
+    assert "1 trials are done" in out
+    folder = tmp_path / "second" / "lethe" / "mine"
+    same_results(folder, undisturbed)
+    went_on(folder, 1)
+    assert (tmp_path / "store" / "mine" / "report.html").is_file()
+    assert not list((tmp_path / "store").glob("*/trials/**/resume"))
+    shown = ends_with(command(*again, HOME=str(tmp_path / "third")), 0)  # nothing is left to do
+    assert "2 trials are done" in shown

@@ -1,0 +1,112 @@
+"""Nodes of a cluster leave under a real sweep: the nodes are processes of this machine."""
+
+import time
+
+import psutil
+import pytest
+from ray.cluster_utils import Cluster
+
+from orchestrator.tracking.journal import TrialState, load_sweep
+from tests.ray import tiny
+from tests.ray.chaos import (
+    NUM_STEPS,
+    ends_with,
+    key,
+    same_results,
+    start,
+    told_twice,
+    wait_for_point,
+    wait_until,
+    went_on,
+)
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.chaos,
+    pytest.mark.cluster,
+    pytest.mark.usefixtures("no_sweep_is_left"),
+]
+TWO = "search.trials_per_cell=2"
+
+
+@pytest.fixture
+def cluster():
+    """A head without CPUs of its own."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    yield made
+    made.shutdown()
+
+
+def on(cluster):
+    return {"RAY_ADDRESS": cluster.address}
+
+
+def node_of_workers(cluster):
+    """The node that the only worker group runs on."""
+    for node in cluster.worker_nodes:
+        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+        if any("".join(one.cmdline()[:1]).startswith("ray::RayTrainWorker") for one in raylet.children(recursive=True)):
+            return node
+    raise AssertionError("no node has workers")
+
+
+def test_a_node_leaves_and_another_comes_20_seconds_later(models, undisturbed, cluster, tmp_path):
+    node = cluster.add_node(num_cpus=2)
+    sweep = start(models, tmp_path, TWO, **on(cluster))
+    wait_for_point(sweep, tmp_path, 0)
+    cluster.remove_node(node, allow_graceful=False)
+    time.sleep(20)
+    cluster.add_node(num_cpus=2)
+    ends_with(sweep, 0)
+    folder = tiny.sweep_folder(tmp_path)
+    same_results(folder, undisturbed)
+    went_on(folder, 0)
+
+
+def test_without_another_node_the_trial_fails_in_time_and_the_sweep_goes_on(models, undisturbed, cluster, tmp_path):
+    node = cluster.add_node(num_cpus=2)
+    sweep = start(
+        models, tmp_path, TWO, "resources.start_timeout_seconds=15", "search.max_failed_share=0.5", **on(cluster)
+    )
+    wait_for_point(sweep, tmp_path, 0)
+    cluster.remove_node(node, allow_graceful=False)
+    folder = tiny.sweep_folder(tmp_path)
+    wait_until(sweep, lambda: load_sweep(folder).trials[key(0)].finished is not None, "the end of the first trial")
+    cluster.add_node(num_cpus=2)
+    ends_with(sweep, 0)
+    failed = load_sweep(folder).trials[key(0)].finished
+    assert failed.state == TrialState.FAILED
+    assert failed.error == (
+        "no room for 2 workers (1 CPU each) within resources.start_timeout_seconds=15; add nodes, or raise it"
+    )
+    same_results(folder, undisturbed, but={key(0)})
+
+
+def test_on_notice_of_preemption_a_trial_is_saved_and_goes_on_elsewhere(models, cluster, tmp_path):
+    """There are no other points, and a death of the workers would be the end of the trial."""
+    from ray._raylet import GcsClient
+    from ray.core.generated import autoscaler_pb2
+
+    for _ in range(2):
+        cluster.add_node(num_cpus=2)
+    long = ("train.epochs=600", "checkpoint.every_minutes=1000", "resources.max_attempts=1", "search.trials_per_cell=1")
+    sweep = start(models, tmp_path, *long, **on(cluster))
+    wait_until(sweep, lambda: list(tmp_path.glob("*/journal/*.jsonl")) and steps_of(tmp_path), "the first steps")
+    first = node_of_workers(cluster)
+    reason = autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
+    deadline = int(1000 * (time.time() + 120))
+    accepted, _ = GcsClient(address=cluster.address).drain_node(first.node_id, reason, "spot", deadline)
+    assert accepted
+    wait_for_point(sweep, tmp_path, 0)
+    ends_with(sweep, 0)
+    folder = tiny.sweep_folder(tmp_path)
+    trial = load_sweep(folder).trials[key(0)]
+    assert trial.finished.state == TrialState.COMPLETE, trial.finished.error
+    assert [step.step for step in trial.steps] == list(range(5 * NUM_STEPS))
+    again = told_twice(folder, 0)
+    assert again == set(range(len(again))) and 0 < len(again) < 5 * NUM_STEPS
+
+
+def steps_of(storage):
+    trial = load_sweep(tiny.sweep_folder(storage)).trials.get(key(0))
+    return trial is not None and trial.steps

@@ -1,0 +1,76 @@
+"""Real workers are killed, stopped and starved, one trial of a real sweep after another."""
+
+import signal
+import time
+
+import psutil
+import pytest
+
+from orchestrator.tracking.journal import TrialState, load_sweep
+from tests.ray import tiny
+from tests.ray.chaos import (
+    NUM_TRIALS,
+    ends_with,
+    key,
+    num_reports,
+    points,
+    same_results,
+    start,
+    wait_for_point,
+    wait_until,
+    went_on,
+    workers,
+)
+
+pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.usefixtures("no_sweep_is_left")]
+FIRST_KILLED, STOPPED, NO_ROOM, ALWAYS_KILLED, LAST_KILLED = range(NUM_TRIALS)
+
+
+def test_one_fault_of_workers_after_another(models, undisturbed, tmp_path):
+    sweep = start(
+        models, tmp_path, "resources.hang_seconds=10", "resources.max_attempts=2", "search.max_failed_share=0.5"
+    )
+
+    wait_for_point(sweep, tmp_path, FIRST_KILLED)
+    workers(sweep)[0].kill()
+
+    wait_for_point(sweep, tmp_path, STOPPED)
+    workers(sweep)[-1].send_signal(signal.SIGSTOP)
+
+    wait_for_point(sweep, tmp_path, NO_ROOM)
+    limit(sweep, 10_000)
+    time.sleep(0.7)
+    newest = max(points(tmp_path, NO_ROOM))
+    time.sleep(1.5)
+    assert newest == max(points(tmp_path, NO_ROOM))
+    limit(sweep, psutil.RLIM_INFINITY)
+
+    for _ in range(2):
+        known = num_reports(tmp_path)
+        wait_until(
+            sweep,
+            lambda known=known: num_reports(tmp_path) > known and points(tmp_path, ALWAYS_KILLED),
+            f"more steps of trial {ALWAYS_KILLED}",
+        )
+        group = workers(sweep)
+        group[0].kill()
+        psutil.wait_procs(group, timeout=60)
+        time.sleep(1)  # what they sent last is written
+
+    wait_for_point(sweep, tmp_path, LAST_KILLED)
+    workers(sweep)[-1].kill()
+
+    ends_with(sweep, 0)
+    folder = tiny.sweep_folder(tmp_path)
+    same_results(folder, undisturbed, but={key(ALWAYS_KILLED)})
+    for number in (FIRST_KILLED, STOPPED, LAST_KILLED):
+        went_on(folder, number)
+    given_up = load_sweep(folder).trials[key(ALWAYS_KILLED)].finished
+    assert given_up.state == TrialState.FAILED
+    assert "given up after 2 starts, resources.max_attempts" in given_up.error
+
+
+def limit(sweep, num_bytes):
+    """How large a file the workers may write."""
+    for worker in workers(sweep):
+        worker.rlimit(psutil.RLIMIT_FSIZE, (num_bytes, psutil.RLIM_INFINITY))
