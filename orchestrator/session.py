@@ -293,7 +293,7 @@ def _header(sweep: SweepConfig, plan: Plan, log: SweepLog | None) -> SweepStarte
         # Fixed for good when the sweep first starts: suggestions depend on it.
         lookahead=log.header.lookahead if log else max(1, -(-plan.num_slots // len(cells))),
         versions=_versions(),
-        command=shlex.join(["python", "-m", "orchestrator.sweep", *sys.argv[1:]]),
+        command=redact_uri(shlex.join(["python", "-m", "orchestrator.sweep", *sys.argv[1:]])),
         resumed=log is not None,
     )
 

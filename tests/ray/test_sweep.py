@@ -1,10 +1,13 @@
 """A whole sweep with real Ray, DeepSpeed and MLflow: what it leaves behind, and that it can be repeated and resumed."""
 
 import hashlib
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -15,6 +18,7 @@ from tests.ray import tiny
 
 pytestmark = pytest.mark.ray
 CELL = "NPO+GD/forget10"
+PLANTED = "P1anted-5ecret"
 
 
 def outcome(log, key):
@@ -91,11 +95,18 @@ def test_terminal_says_where_everything_is(slot_sweep):
 def test_processes_give_what_slots_give_bit_for_bit(slot_sweep, models, tmp_path):
     """The second trial of a slot, with warm caches, against a fresh worker group; and nobody answers for MLflow."""
     more = ("methods=[NPO+GD]", "search.trials_per_cell=2", "resources.isolation=process")
-    done = tiny.run(tiny.settings(models, tmp_path, *more, "tracking.uri=http://user:secret@127.0.0.1:9"))
+    planted = {name: f"{PLANTED}-{name}" for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD")}
+    logs = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))  # Ray's sockets lie there too: no long name
+    tracking = f"tracking.uri=http://user:{PLANTED}@127.0.0.1:9/?token={PLANTED}"
+    done = tiny.run(tiny.settings(models, tmp_path, *more, tracking), RAY_TMPDIR=str(logs), **planted)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr.count("takes no records") == 1
     assert "records are not there yet" in done.stdout and "orchestrator.sync" in done.stdout
-    assert "secret" not in done.stdout + done.stderr
+    assert PLANTED not in done.stdout + done.stderr
+    written = [path for place in (tmp_path, logs) for path in place.rglob("*") if path.is_file()]
+    assert {"000001.jsonl", "report.html", "raylet.out"} <= {path.name for path in written}
+    assert [path for path in written if PLANTED.encode() in path.read_bytes()] == []
+    shutil.rmtree(logs)
     slot, process = load_sweep(slot_sweep[1]), load_sweep(tiny.sweep_folder(tmp_path))
     for number in (0, 1):
         assert outcome(process, f"{CELL}/t{number:03d}") == outcome(slot, f"{CELL}/t{number:03d}")
