@@ -24,8 +24,8 @@ from benchmarks.recording import circumstances
 
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "optuna", "mlflow")
 SETTINGS = (
-    "quickstart", "scenario.num_authors=10", "forget_sets=[forget10]", "evaluation.max_rows_per_set=4", "train.epochs=1",
-    "train.batch_size=4", "checkpoint.every_minutes=0", "resources.slot_idle_seconds=600",
+    "quickstart", "scenario.num_authors=10", "forget_sets=[forget10]", "evaluation.max_rows_per_set=4",
+    "train.epochs=1", "train.batch_size=4", "checkpoint.every_minutes=0", "resources.slot_idle_seconds=600",
 )  # fmt: skip
 METHODS = ("NPO+GD", "IDK+AP")
 _ENDED = b'"kind":"trial_finished"'
@@ -83,7 +83,7 @@ def page(facts: dict[str, Any]) -> str:
         f"{facts['date']}, {facts['machine']}. `{facts['command']}`.",
         "Versions: " + ", ".join(f"{name} {number}" for name, number in facts["versions"].items()) + ".",
         "",
-        "Resident memory (MiB) and open files after 10 trials, half of them and all; growth a trial over the second half.",
+        "Resident memory and open files after 10 trials, half of them and all; growth a trial over the second half.",
         "",
         "| process | MiB at 10 | half | end | MiB a trial | files at 10 | half | end | files a trial |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
