@@ -121,12 +121,12 @@ def test_half_a_surrogate_pair_is_no_text():
 
 
 def test_notes_count_rows_that_are_twice_or_on_both_sides():
-    rows = [
-        row for row, _ in rows_of(b"\n".join(json.dumps({"question": q, "answer": "A"}).encode() for q in "abcaab"))
-    ]
-    kept = [row for row, _ in rows_of(json.dumps({"question": " A ", "answer": "B"}).encode())]
-    assert data_notes("f", tuple(rows), tuple(kept), "mend it") == (
-        "f: 3 of the 6 forget rows are among the 1 retain rows too, so they are forgotten and retained at once; mend it",
+    forget, retain = (
+        tuple(QARow(text, "A.") for text in texts) for texts in (("a", "b", "c", "a", "a", "b"), (" A ",))
+    )
+    assert data_notes("f", forget, retain, "mend it") == (
+        "f: 3 of the 6 forget rows are among the 1 retain rows too, so they are forgotten and retained at once; "
+        "mend it",
         "f: 3 of the 6 forget rows stand there before, and count once more each",
         "f: 6 forget rows, but 1 retain rows, each of which is used several times an epoch",
     )
