@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.config import SweepConfig
 from orchestrator.load_config import ConfigError, build_config, validate
-from orchestrator.scenarios.base import DataError
+from orchestrator.scenarios.base import DataError, QARow
 from orchestrator.scenarios.rows import data_notes, read_rows
 from orchestrator.tracking.journal import (
     ExampleAnswer,
@@ -121,9 +121,8 @@ def test_half_a_surrogate_pair_is_no_text():
 
 
 def test_notes_count_rows_that_are_twice_or_on_both_sides():
-    forget, retain = (
-        tuple(QARow(text, "A.") for text in texts) for texts in (("a", "b", "c", "a", "a", "b"), (" A ",))
-    )
+    forget = tuple(QARow(text, "A.") for text in ("a", "b", "c", "a", "a", "b"))
+    retain = (QARow(" A ", "B."),)
     assert data_notes("f", forget, retain, "mend it") == (
         "f: 3 of the 6 forget rows are among the 1 retain rows too, so they are forgotten and retained at once; "
         "mend it",
