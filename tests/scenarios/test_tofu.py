@@ -144,42 +144,6 @@ def test_a_missing_file_is_named(folder):
     assert error_of(folder) == f"data file {path} does not exist; correct scenario.source or the name of the set"
 
 
-BAD_FILES = [
-    (b"", "data file {path} is empty; it must hold one JSON object a line"),
-    (b"\n  \n", "data file {path} is empty; it must hold one JSON object a line"),
-    (b"\xff\xfe{}", "data file {path} is not UTF-8 text ("),
-    (b'{"question": "Q?", "answer": "A."}\n{"question"\n', "{path}:2 is not JSON (Expecting ':' delimiter); the file"),
-    (b'[{"question": "Q?", "answer": "A."}]', "{path}:1 is no JSON object; each line must hold one with question and"),
-    (b'\n{"answer": "A."}', "{path}:2: question must be a non-empty string, but there is none"),
-    (b'{"question": "Q?"}', "{path}:1: answer must be a non-empty string, but there is none"),
-    (b'{"question": "Q?", "answer": " "}', "{path}:1: answer must be a non-empty string, but is ' '"),
-    (b'{"question": 3, "answer": "A."}', "{path}:1: question must be a non-empty string, but is 3"),
-    (
-        b'{"question": "Q?", "answer": "A.", "perturbed_answer": "No."}',
-        "{path}:1: perturbed_answer must be a list of strings, but is 'No.'",
-    ),
-    (
-        b'{"question": "Q?", "answer": "A.", "perturbed_answer": 3}',
-        "{path}:1: perturbed_answer must be a list of strings, but is 3",
-    ),
-    (
-        b'{"question": "Q?", "answer": "A.", "perturbed_answer": [1]}',
-        "{path}:1: perturbed_answer must be a list of strings, but is [1]",
-    ),
-    (
-        b'{"question": "Q?", "answer": "A.", "paraphrased_answer": ["A"]}',
-        "{path}:1: paraphrased_answer must be a string, but is ['A']",
-    ),
-]
-
-
-@pytest.mark.parametrize(("content", "start"), BAD_FILES)
-def test_a_file_or_row_that_cannot_be_used_is_named(content, start, folder):
-    path = folder / "forget01.json"
-    path.write_bytes(content)
-    assert error_of(folder).startswith(start.replace("{path}", str(path)))
-
-
 def test_lines_end_at_newlines_only(tmp_path):
     # U+2028 inside a JSON string is no end of line, though str.splitlines takes it for one.
     path = tmp_path / "rows.json"
