@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.base_config import EMBEDDED
+from orchestrator.worker.hub import hub_errors
 from orchestrator.worker.share import shared
 
 JUDGE_CARD = "judge.json"
@@ -93,12 +94,12 @@ class Judges:
 
         self._device = device
         self._shapes = _CPU if device.type == "cpu" else _ACCELERATOR
-        self._encoder = SentenceTransformer(encoder_path(encoder), device=str(device)).eval()
-        self._tokenizer = AutoTokenizer.from_pretrained(entailment)
-        self._classifier: Any = AutoModelForSequenceClassification.from_pretrained(entailment, use_safetensors=True).to(
-            device
-        )
-        self._classifier.eval()
+        with hub_errors("evaluation.encoder", encoder):
+            self._encoder = SentenceTransformer(encoder_path(encoder), device=str(device)).eval()
+        with hub_errors("evaluation.entailment", entailment):
+            self._tokenizer = AutoTokenizer.from_pretrained(entailment)
+            model: Any = AutoModelForSequenceClassification.from_pretrained(entailment, use_safetensors=True)
+        self._classifier = model.to(device).eval()
         self._labels = {index: str(label).lower() for index, label in self._classifier.config.id2label.items()}
         if "entailment" not in self._labels.values():
             raise ValueError(

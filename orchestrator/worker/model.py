@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from methods.batch import TokenBatch
 from methods.outputs import FullLogits, HiddenStates, Outputs, PackedStates, piece_size
 from orchestrator.trial_config import LoraConfig, ModelConfig
+from orchestrator.worker.hub import hub_errors
 from orchestrator.worker.packing import consecutive, pack, pack_shared, run_packed, use_packed_attention
 from orchestrator.worker.template import load_tokenizer
 
@@ -128,7 +129,10 @@ def _load_plain(target: str, settings: dict[str, Any]) -> Any:
     _silence_progress_bars()
     # Adapters remember this path; it must mean the same elsewhere.
     path = str(Path(target).absolute()) if Path(target).is_dir() else target
-    model: Any = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, low_cpu_mem_usage=True, **settings)
+    with hub_errors("model.target", path):
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            path, use_safetensors=True, low_cpu_mem_usage=True, **settings
+        )
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ValueError(f"{target} has adapters itself; merge them first, or download them and name their folder")
     return model
