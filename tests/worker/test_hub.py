@@ -12,7 +12,7 @@ from tests.ray import tiny
 
 NAME = "someone/tiny"
 LOAD = (
-    "import torch; from orchestrator.worker.model import load_model; from orchestrator.trial_config import ModelConfig\n"
+    "import torch\nfrom orchestrator.worker.model import load_model\nfrom orchestrator.trial_config import ModelConfig\n"
     f"print(load_model(ModelConfig(target='{NAME}'), torch.device('cpu')).config.hidden_size)"
 )
 
