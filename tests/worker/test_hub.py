@@ -12,7 +12,9 @@ from tests.ray import tiny
 
 NAME = "someone/tiny"
 LOAD = (
-    "import torch\nfrom orchestrator.worker.model import load_model\nfrom orchestrator.trial_config import ModelConfig\n"
+    "import torch\n"
+    "from orchestrator.trial_config import ModelConfig\n"
+    "from orchestrator.worker.model import load_model\n"
     f"print(load_model(ModelConfig(target='{NAME}'), torch.device('cpu')).config.hidden_size)"
 )
 
