@@ -1,24 +1,39 @@
 """Where a sweep is kept: a folder, or a store such as S3 with a copy on this machine of what is in use."""
 
+import contextlib
 import errno
+import fcntl
+import hashlib
+import logging
 import os
+import re
 import shutil
+import time
 import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 DEFAULT_STORAGE = "~/lethe"
+PATIENCE_SECONDS = 60.0
+_SECRET = re.compile(r"secret|password|token|credential|key|sas|sig", re.IGNORECASE)
+_LOG = logging.getLogger(__name__)
+Found = TypeVar("Found")
+
+
+class StorageError(OSError):
+    """The disk or the store did not take or give something, although it was asked for a while."""
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
     """A folder. Without `uri` it is `local` and nothing else; with one, `local` holds a copy of what is in use.
 
-    `name` is always a path relative to the folder. All methods raise OSError where the disk or the store does not take
-    or give something, ValueError where `uri` names a store that does not exist.
+    A `name` is a path relative to the folder. What a store does not take or give is tried again for a minute, then it
+    is a StorageError. FileNotFoundError: there is no such file.
     """
 
     local: Path
@@ -38,45 +53,39 @@ class Storage:
         from pyarrow.fs import FileSelector  # noqa: PLC0415  (for stores only)
 
         filesystem, root = _open(self.uri)
-        return sorted(found.base_name for found in filesystem.get_file_info(FileSelector(root, allow_not_found=True)))
+        look = lambda: filesystem.get_file_info(FileSelector(root, allow_not_found=True))  # noqa: E731
+        return sorted(found.base_name for found in _patiently(look, f"{self} cannot be listed"))
 
-    def publish(self, name: str, *, keep_copy: bool = True) -> None:
+    def publish(
+        self, name: str, *, keep_copy: bool = True, patience_seconds: float = PATIENCE_SECONDS
+    ) -> None:
         """Put a file or folder that was written to `local` into the store. A file appears there whole or not at all."""
         if self.uri is None:
             return
         filesystem, root = _open(self.uri)
         source, destination = self.local / name, f"{root}/{name}"
-        for path in [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file()):
-            target = destination if path == source else f"{destination}/{path.relative_to(source).as_posix()}"
-            _put(filesystem, path, target)
-        if not keep_copy:
-            self.drop_copy(name)
+        try:
+            for path in [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file()):
+                target = destination if path == source else f"{destination}/{path.relative_to(source).as_posix()}"
+                put = lambda path=path, target=target: _put(filesystem, path, target)  # noqa: E731
+                _patiently(put, f"{self} does not take {name}", patience_seconds)
+        finally:
+            if not keep_copy:
+                self.drop_copy(name)
 
     def fetch(self, name: str) -> Path:
         """Where a file or folder is on this machine, brought from the store if it is not there."""
         path = self.local / name
         if self.uri is None or path.exists():
             return path
-        from pyarrow.fs import FileType, LocalFileSystem, copy_files  # noqa: PLC0415
-
-        filesystem, root = _open(self.uri)
-        source = f"{root}/{name}"
-        kind = filesystem.get_file_info(source).type
-        if kind == FileType.NotFound:
-            raise FileNotFoundError(errno.ENOENT, "No such file in the store", join(self.uri, name))
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-        if kind == FileType.Directory:
-            draft.mkdir()
-        copy_files(source, str(draft), source_filesystem=filesystem, destination_filesystem=LocalFileSystem())
-        try:
-            draft.rename(path)
-        except OSError:  # another process of this machine brought the folder meanwhile
-            shutil.rmtree(draft, ignore_errors=True)
+        with _held(path.with_name(f".{path.name}.lock")):  # the processes of a machine bring it once
+            if not path.exists():
+                _patiently(lambda: self._bring(name, path), f"{self} does not give {name}")
         return path
 
     def remove(self, name: str) -> None:
-        """Delete a file or folder, here and in the store; one that is not there is fine."""
+        """Delete a file or folder, here and in the store; one that is not there is fine. OSError: not now."""
         _remove(self.local / name)
         if self.uri is None:
             return
@@ -94,18 +103,57 @@ class Storage:
         if self.uri is not None:
             _remove(self.local / name)
 
+    def _bring(self, name: str, path: Path) -> None:
+        from pyarrow.fs import FileType, LocalFileSystem, copy_files  # noqa: PLC0415
+
+        assert self.uri is not None
+        filesystem, root = _open(self.uri)
+        source, draft = f"{root}/{name}", path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+        kind = filesystem.get_file_info(source).type
+        if kind == FileType.NotFound:
+            raise FileNotFoundError(errno.ENOENT, "No such file in the store", join(self.uri, name))
+        try:
+            if kind == FileType.Directory:
+                draft.mkdir()
+            copy_files(source, str(draft), source_filesystem=filesystem, destination_filesystem=LocalFileSystem())
+            draft.rename(path)
+        finally:
+            _remove(draft)
+
 
 def open_storage(place: str) -> Storage:
-    """The folder at a path, or at a URI, whose copies are then kept beside each other in the default storage."""
+    """The folder at a path, or at a URI; copies of what is at a URI lie in the default storage, or in $LETHE_COPIES.
+
+    ValueError: a URI that holds a password, or names no store that there is.
+    """
     if not is_uri(place):
         return Storage(Path(place).expanduser().absolute())
+    check_uri(place)
     uri = place.rstrip("/")
-    return Storage(Path(DEFAULT_STORAGE).expanduser() / Path(urlsplit(uri).path).name, uri)
+    name = f"{Path(urlsplit(uri).path).name}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
+    return Storage(copies() / name, uri)
+
+
+def copies() -> Path:
+    """The folder of this machine's copies of what is in stores."""
+    return Path(os.environ.get("LETHE_COPIES") or DEFAULT_STORAGE).expanduser().absolute()
 
 
 def is_uri(place: str) -> bool:
     """Whether a place is a URI rather than a path."""
     return "://" in place
+
+
+def check_uri(uri: str) -> None:
+    """ValueError: it holds a password, which would be written down with every result."""
+    parts = urlsplit(uri)
+    secret = [name for name, _ in parse_qsl(parts.query) if _SECRET.search(name)]
+    if parts.password or secret or (parts.username and parts.scheme in ("s3", "gs")):
+        raise ValueError(
+            "storage: a URI may hold no password, because it is written down with every result; leave it out, and give "
+            "the password as the store's own tools take it, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the "
+            "environment of every node"
+        )
 
 
 def join(place: str, name: str) -> str:
@@ -124,6 +172,30 @@ def split(place: str) -> tuple[str, str]:
     parts = urlsplit(place.rstrip("/"))
     folder, _, name = parts.path.rpartition("/")
     return urlunsplit(parts._replace(path=folder)), name
+
+
+def _patiently(action: Callable[[], Found], what: str, patience_seconds: float = PATIENCE_SECONDS) -> Found:
+    """What an action returns, tried again for a while when the store is away."""
+    deadline, pause = time.monotonic() + patience_seconds, 0.5
+    while True:
+        try:
+            return action()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if time.monotonic() + pause > deadline:
+                raise StorageError(error.errno or errno.EIO, f"{what}: {' '.join(str(error).split())}") from error
+            _LOG.warning("%s (%s); tried again in %g s", what, error, pause)
+            time.sleep(pause)
+            pause = min(2 * pause, 10.0)
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Only one process of this machine at a time."""
+    with path.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @lru_cache(maxsize=64)
