@@ -200,16 +200,22 @@ _SYNC_SECONDS = 1.0
 class Journal:
     """Append records to a new segment of `folder`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, suffix: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+        self._folder, self._suffix = folder, suffix
         self._lock = lock_folder(folder)
+        self._number = max((int(path.stem.partition("-")[0]) for path in folder.glob("*.jsonl")), default=0)
         self._file = self._next_segment()
         self._synced = 0.0
 
     def _next_segment(self) -> FileIO:
-        number = max((int(path.stem) for path in self._folder.glob("*.jsonl")), default=0) + 1
-        return (self._folder / f"{number:06d}.jsonl").open("xb", buffering=0)
+        """JournalError: the disk does not give it."""
+        self._number += 1
+        path = self._folder / f"{self._number:06d}{self._suffix}.jsonl"
+        try:
+            return path.open("xb", buffering=0)
+        except OSError as error:
+            raise JournalError(f"{path} cannot be written: {error.strerror}") from error
 
     def append(self, record: Record) -> None:
         """Write one record and wait until it, and all before it, are on disk.
@@ -265,6 +271,12 @@ def read_records(folder: Path) -> Iterator[Record]:
                 yield _ADAPTER.validate_json(line)
             except ValidationError as error:
                 raise JournalError(f"{segment}:{number} is not a journal record: {error.errors()[0]['msg']}") from error
+
+
+def has_records(sweep_dir: Path) -> bool:
+    """Whether a sweep was started there. JournalError: as read_records."""
+    folder = sweep_dir / "journal"
+    return any(folder.glob("*.jsonl")) and next(read_records(folder), None) is not None
 
 
 @dataclass(slots=True)
