@@ -37,6 +37,7 @@ from orchestrator.tracking.journal import (
     TrialState,
     has_records,
     load_sweep,
+    log_of,
     read_records,
 )
 from orchestrator.tracking.kept_journal import fetch_journal, open_journal, reconcile_journal
@@ -224,7 +225,7 @@ def open_record(study: Study, plan: Plan) -> tuple[Recorder, Pump[Any], Checkpoi
         earlier = list(read_records(folder / "journal"))  # nobody else writes from now on
         if bool(earlier) != (study.log is not None):
             raise JournalError(f"another sweep was started or removed in {study.storage} meanwhile; try again")
-        log = load_sweep(folder, keeps_steps=False) if earlier else None
+        log = log_of(earlier, folder, keeps_steps=False) if earlier else None
         header = _header(sweep, plan, log)
     except BaseException:
         journal.close()

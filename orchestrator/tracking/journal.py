@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from io import FileIO
@@ -350,8 +350,13 @@ class SweepLog:
 
 def load_sweep(sweep_dir: Path, *, keeps_steps: bool = True) -> SweepLog:
     """Read the journal of the sweep in `sweep_dir`. JournalError: none there, or its first record is not the header."""
+    return log_of(read_records(sweep_dir / "journal"), sweep_dir, keeps_steps=keeps_steps)
+
+
+def log_of(records: Iterable[Record], sweep_dir: Path, *, keeps_steps: bool = True) -> SweepLog:
+    """What the records of the sweep in `sweep_dir` tell. JournalError: as load_sweep."""
     log: SweepLog | None = None
-    for record in read_records(sweep_dir / "journal"):
+    for record in records:
         if log is None:
             if not isinstance(record, SweepStarted):
                 raise JournalError(f"{sweep_dir}/journal does not begin with a sweep_started record")
