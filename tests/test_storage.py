@@ -1,21 +1,23 @@
-"""A folder in a store, with a copy here of what is in use. file: URIs go the way that s3: and gs: URIs go."""
+"""A folder in a store, with a copy here of what is in use: behind a file: URI, and in S3."""
 
+import errno
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from orchestrator import storage
 from orchestrator.storage import Storage, StorageError, join, open_storage, split
+from tests.stores import new_bucket, s3_server
 
 
 @pytest.fixture
-def store(tmp_path):
+def store(tmp_path, store_uri):
     """Two machines' views of one folder in a store."""
-    uri = (tmp_path / "the store" / "ß").as_uri()
-    return Storage(tmp_path / "one", uri), Storage(tmp_path / "two", uri)
+    return Storage(tmp_path / "one", store_uri), Storage(tmp_path / "two", store_uri)
 
 
-def write(storage, name, text):
-    path = storage.local / name
+def write(place, name, text):
+    path = place.local / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 
@@ -60,15 +62,15 @@ def test_what_is_removed_is_gone_here_and_there(store):
 
 
 def test_a_folder_without_a_store_is_just_that(tmp_path):
-    storage = Storage(tmp_path / "x")
-    assert storage.names() == []
-    write(storage, "sub/a", "1")
-    storage.publish("sub", keep_copy=False)
-    storage.drop_copy("sub")
-    assert storage.sub("sub").fetch("a").read_text() == "1"
-    assert storage.names() == ["sub"] and str(storage) == str(tmp_path / "x")
-    storage.remove("sub")
-    assert storage.names() == []
+    folder = Storage(tmp_path / "x")
+    assert folder.names() == []
+    write(folder, "sub/a", "1")
+    folder.publish("sub", keep_copy=False)
+    folder.drop_copy("sub")
+    assert folder.sub("sub").fetch("a").read_text() == "1"
+    assert folder.names() == ["sub"] and str(folder) == str(tmp_path / "x")
+    folder.remove("sub")
+    assert folder.names() == []
 
 
 @pytest.mark.parametrize(
@@ -119,30 +121,36 @@ def test_what_is_no_password_is_taken(uri):
     assert open_storage(uri).uri == uri
 
 
-def test_a_store_that_is_away_is_asked_again_for_a_while(store, tmp_path, monkeypatch):
+def test_a_store_that_is_away_is_asked_again_for_a_while(store, monkeypatch):
     one, two = store
-    write(one, "a", "x")
-    one.publish("a")
-    here, away = tmp_path / "the store", tmp_path / "away"
-    here.rename(away)
-    here.write_text("no folder")
-    pauses = []
+    write(one, "b", "y")
+    put, pauses = storage._put, []
+
+    def away(*_):
+        raise OSError(errno.EHOSTUNREACH, "no route to the store")
 
     def sleep(seconds):
         pauses.append(seconds)
         if len(pauses) == 3:
-            here.unlink()
-            away.rename(here)
+            monkeypatch.setattr(storage, "_put", put)
 
-    monkeypatch.setattr("orchestrator.storage.time.sleep", sleep)
-    write(one, "b", "y")
+    monkeypatch.setattr(storage.time, "sleep", sleep)
+    monkeypatch.setattr(storage, "_put", away)
     one.publish("b")
     assert pauses == [0.5, 1.0, 2.0] and two.fetch("b").read_text() == "y"
-    here.rename(away)
-    here.write_text("no folder")
-    with pytest.raises(StorageError, match="does not take b"):
+    monkeypatch.setattr(storage, "_put", away)
+    with pytest.raises(StorageError, match="does not take b: .*no route to the store"):
         one.publish("b", patience_seconds=0.0, keep_copy=False)
     assert not (one.local / "b").exists() and len(pauses) == 3
+
+
+def test_a_server_that_is_gone_is_an_error_in_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "PATIENCE_SECONDS", 0.0)
+    with s3_server() as ending:
+        gone = Storage(tmp_path, new_bucket(ending))
+        assert gone.names() == []
+    with pytest.raises(StorageError, match="cannot be listed: .*bucket"):
+        gone.names()
 
 
 def test_a_folder_that_is_fetched_by_several_processes_is_brought_once(store, monkeypatch):

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from orchestrator import storage as storage_module
-from orchestrator.storage import Storage
+from orchestrator.storage import Storage, split
 from orchestrator.tracking import kept_journal
 from orchestrator.tracking.journal import (
     JournalError,
@@ -42,10 +42,9 @@ def finished(key="a"):
 
 
 @pytest.fixture
-def store(tmp_path):
+def store(tmp_path, store_uri):
     """The sweep's folder in a store, as two machines see it."""
-    uri = (tmp_path / "store").as_uri()
-    return Storage(tmp_path / "one", uri), Storage(tmp_path / "two", uri)
+    return Storage(tmp_path / "one", store_uri), Storage(tmp_path / "two", store_uri)
 
 
 def kinds(storage):
@@ -81,7 +80,9 @@ def test_only_one_sweep_writes_at_a_time(store, monkeypatch):
     journal = open_journal(one)
     journal.append(HEADER)
     for attempt in (open_journal, reconcile_journal):
-        with pytest.raises(JournalError, match=rf"another sweep \(process {os.getpid()} on .*\) is writing to file:"):
+        with pytest.raises(
+            JournalError, match=rf"another sweep \(process {os.getpid()} on .*\) is writing to (file|s3):"
+        ):
             attempt(two)
     journal.close()
     reconcile_journal(two)
@@ -151,7 +152,7 @@ def crash(journal):
     journal._thread.join(20)
     journal._file.close()
     journal._lock.close()
-    lease_of(Storage(journal._folder.parent, journal._storage.uri.removesuffix("/journal")), time=0.0)
+    lease_of(Storage(journal._folder.parent, split(journal._storage.uri)[0]), time=0.0)
 
 
 def test_the_last_records_of_a_machine_that_is_still_there_are_kept(store):
