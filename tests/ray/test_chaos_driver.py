@@ -1,5 +1,6 @@
 """Real drivers are told to stop, killed and starved, and their sweep is resumed each time."""
 
+import hashlib
 import shutil
 import signal
 import time
@@ -7,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from orchestrator.storage import Storage
+from orchestrator.storage import Storage, join
 from orchestrator.tracking.journal import load_sweep
 from orchestrator.tracking.kept_journal import fetch_journal
 from tests.ray import tiny
@@ -24,6 +25,7 @@ from tests.ray.chaos import (
     went_on,
     workers,
 )
+from tests.stores import new_bucket
 
 pytestmark = [
     pytest.mark.ray,
@@ -77,27 +79,35 @@ def test_one_fault_of_the_driver_after_another(models, undisturbed, tmp_path, re
     assert mlflow_runs(folder) == sorted({*load_sweep(folder).trials, "report"})
 
 
-def test_a_head_that_is_lost_with_its_disk(models, undisturbed, tmp_path):
-    """The store is a folder behind a file: URI; home is where the head keeps its copies."""
-    place = f"{(tmp_path / 'store').as_uri()}/mine"
+def test_a_head_that_is_lost_with_its_disk(models, undisturbed, s3, tmp_path):
+    """The sweep is kept in S3; home is where a head has its copies. The same command starts it and goes on with it."""
+    place = join(new_bucket(s3), "mine")
+    kept = Storage(tmp_path / "look", place)
     settings = tiny.settings(models, "none", *SEARCH, "search.trials_per_cell=2")
     again = [*(one for one in settings if not one.startswith("storage=")), "--resume", place]
     sweep = command(*again, HOME=str(tmp_path / "first"))  # nothing is there yet: it starts
-    wait_for_point(sweep, tmp_path / "store", 1)
+    wait_until(sweep, lambda: points_in(kept, 1), "a point of trial 1 in the store")
     family = workers(sweep)
     sweep.kill()
     psutil.wait_procs(family, timeout=60)
     shutil.rmtree(tmp_path / "first")
-    fetch_journal(Storage(tmp_path / "look", place))
-    log = load_sweep(tmp_path / "look")
+    fetch_journal(kept)
+    log = load_sweep(kept.local)
     assert log.trials[key(0)].finished is not None and log.trials[key(1)].finished is None
 
-    out = ends_with(command("--resume", place, HOME=str(tmp_path / "second")), 0)
+    out = ends_with(command(*again, HOME=str(tmp_path / "second")), 0)
     assert "1 trials are done" in out
-    folder = tmp_path / "second" / "lethe" / "mine"
+    (folder,) = (tmp_path / "second" / "lethe").glob("mine-*")
     same_results(folder, undisturbed)
     went_on(folder, 1)
-    assert (tmp_path / "store" / "mine" / "report.html").is_file()
-    assert not list((tmp_path / "store").glob("*/trials/**/resume"))
-    shown = ends_with(command(*again, HOME=str(tmp_path / "third")), 0)  # nothing is left to do
+    assert set(kept.names()) >= {"journal", "report.html", "trials"} and not points_in(kept, 1)
+    trial = load_sweep(folder).trials[key(1)].finished
+    assert hashlib.sha256(kept.fetch(trial.scores_path).read_bytes()).hexdigest() == trial.scores_sha256
+    shown = ends_with(command("--resume", place, HOME=str(tmp_path / "third")), 0)  # nothing is left to do
     assert "2 trials are done" in shown
+
+
+def points_in(kept, number):
+    """Points of a trial that are whole."""
+    resume = kept.sub(f"trials/{key(number)}/resume")
+    return [name for name in resume.names() if "manifest.json" in resume.sub(name).names()]
