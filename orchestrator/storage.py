@@ -56,9 +56,7 @@ class Storage:
         look = lambda: filesystem.get_file_info(FileSelector(root, allow_not_found=True))  # noqa: E731
         return sorted(found.base_name for found in _patiently(look, f"{self} cannot be listed"))
 
-    def publish(
-        self, name: str, *, keep_copy: bool = True, patience_seconds: float = PATIENCE_SECONDS
-    ) -> None:
+    def publish(self, name: str, *, keep_copy: bool = True, patience_seconds: float = PATIENCE_SECONDS) -> None:
         """Put a file or folder that was written to `local` into the store. A file appears there whole or not at all."""
         if self.uri is None:
             return

@@ -79,7 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         time.sleep(_POLL_SECONDS)
     seconds = cloud.seconds if cloud else 30
     accepted, reason = drain_this_node(seconds)
-    sys.stdout.write(f"this node ends within {seconds} s; " + ("Ray knows\n" if accepted else f"Ray refused: {reason}\n"))
+    sys.stdout.write(
+        f"this node ends within {seconds} s; " + ("Ray knows\n" if accepted else f"Ray refused: {reason}\n")
+    )
     return 0 if accepted else 1
 
 

@@ -47,7 +47,7 @@ def read_cluster_file(path: Path | str) -> ClusterFile:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise ConfigError(f"--cluster: cannot read {path} ({reason}); name a file such as those in clusters/") from error
+        raise ConfigError(f"--cluster: cannot read {path} ({reason}); name a file like those in clusters/") from error
     if "#SBATCH" in text:
         return ClusterFile(path, "slurm", text, {})
     try:
@@ -82,7 +82,7 @@ def _launcher_nodes(file: ClusterFile) -> list[Node]:
         return _own_hosts(file)
     types = _mapping(file, file.document.get("available_node_types"), "available_node_types")
     head = file.document.get("head_node_type")
-    if head not in types:
+    if not isinstance(head, str) or head not in types:
         raise _error(file, "head_node_type", head, f"name one of {', '.join(types)}")
     workers = [(name, _mapping(file, types[name], f"available_node_types.{name}")) for name in types if name != head]
     largest = _whole(file, file.document.get("max_workers"), "max_workers")
