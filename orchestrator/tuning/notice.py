@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 LINK_LOCAL = "http://169.254.169.254"  # where each cloud answers its own nodes
 _POLL_SECONDS = 2.0
@@ -79,23 +80,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         time.sleep(_POLL_SECONDS)
     seconds = cloud.seconds if cloud else 30
     accepted, reason = drain_this_node(seconds)
-    sys.stdout.write(
-        f"this node ends within {seconds} s; " + ("Ray knows\n" if accepted else f"Ray refused: {reason}\n")
-    )
+    outcome = "Ray knows" if accepted else f"Ray refused: {reason}"
+    sys.stdout.write(f"this node ends within {seconds} s; {outcome}\n")
     return 0 if accepted else 1
 
 
 def drain_this_node(seconds: int) -> tuple[bool, str]:
     """Tell Ray that this node ends within `seconds`; returns whether it took that, and if not, why."""
     import ray  # noqa: PLC0415  (seconds to import, and only needed at the end)
-    from ray._raylet import GcsClient  # noqa: PLC0415
+    from ray import _raylet  # noqa: PLC0415
     from ray.core.generated import autoscaler_pb2  # noqa: PLC0415
 
+    raylet: Any = _raylet
+    messages: Any = autoscaler_pb2
     ray.init(address="auto", log_to_driver=False)
     context = ray.get_runtime_context()
-    reason = autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
+    reason = messages.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
     deadline = int(1000 * (time.time() + seconds))
-    accepted, message = GcsClient(address=context.gcs_address).drain_node(
+    accepted, message = raylet.GcsClient(address=context.gcs_address).drain_node(
         context.get_node_id(), reason, "the cloud takes the node away", deadline
     )
     return bool(accepted), str(message)

@@ -1,8 +1,8 @@
 """Ray's node providers for AWS, Google Cloud and Azure, with an on-demand node where a spot node is refused.
 
-Ray's autoscaler asks for the node type with the higher priority, and when a cloud has none it asks again, for ever: only
-a node that was given and then never joined makes it try another type. So the second choice is made here, where the
-launch fails. A cluster file names these classes as `provider: {type: external, module: orchestrator.tuning.spot.Aws}`.
+Ray's autoscaler asks for the node type with the higher priority, and when a cloud has none it asks again, for ever:
+only a node that was given and then never joined makes it try another type. So the second choice is made here, where
+the launch fails. A cluster file names these classes as `provider: {type: external, module: orchestrator.tuning.spot.Aws}`.
 """
 
 import copy
