@@ -2,7 +2,7 @@
 
 Ray's autoscaler asks for the node type with the higher priority, and when a cloud has none it asks again, for ever:
 only a node that was given and then never joined makes it try another type. So the second choice is made here, where
-the launch fails. A cluster file names these classes as `provider: {type: external, module: orchestrator.tuning.spot.Aws}`.
+the launch fails. Cluster files name these classes, `provider: {type: external, module: orchestrator.tuning.spot.Aws}`.
 """
 
 import copy

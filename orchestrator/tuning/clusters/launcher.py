@@ -165,8 +165,9 @@ def workers_from_zero(file: ClusterFile) -> Iterator[str]:
             yield f"min_workers is {file.document.get('min_workers')!r}; write 0: Ray starts on hosts as trials wait"
         return
     for name, kind in _types(file.document).items():
-        if kind.get("min_workers", 0) != 0:
-            yield f"available_node_types.{name}.min_workers is {kind['min_workers']}; write 0: nodes come as trials wait"
+        number = kind.get("min_workers", 0)
+        if number != 0:
+            yield f"available_node_types.{name}.min_workers is {number}; write 0: nodes come as trials wait"
 
 
 def idle_nodes_end(file: ClusterFile) -> Iterator[str]:
