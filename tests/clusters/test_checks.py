@@ -280,7 +280,9 @@ def test_shipped_files_are_in_order(name, problems_of):
     assert problems_of(name) == []
 
 
-@pytest.mark.parametrize(("name", "written", "instead", "said"), PLANTED, ids=[f"{row[0]}-{row[3][:40]}" for row in PLANTED])
+@pytest.mark.parametrize(
+    ("name", "written", "instead", "said"), PLANTED, ids=[f"{row[0]}-{row[3][:40]}" for row in PLANTED]
+)
 def test_a_planted_mistake_is_found_and_named(name, written, instead, said, problems_of):
     found = [re.sub(r"line \d+", "line N", line) for line in problems_of(name, (written, instead))]
     if said.startswith("ray-schema"):
@@ -309,7 +311,9 @@ def test_the_other_machine_that_a_file_speaks_of_is_in_order_too(name, machine, 
     assert problems_of(name, (machine, other), (offered, instead)) == []
 
 
-@pytest.mark.parametrize("text", ["provider: {type: aws}\n", "kind: RayCluster\n", "kind: RayJob\nspec: {}\n", "#SBATCH\n"])
+@pytest.mark.parametrize(
+    "text", ["provider: {type: aws}\n", "kind: RayCluster\n", "kind: RayJob\nspec: {}\n", "#SBATCH\n"]
+)
 def test_no_check_breaks_on_a_file_with_nothing_in_it(text, tmp_path):
     (tmp_path / "empty").write_text(text)
     assert len(problems(read_cluster_file(tmp_path / "empty"))) > 5
