@@ -23,9 +23,9 @@ def closed(schema):
     found = {key: closed(value) for key, value in schema.items()}
     if schema.get("x-kubernetes-int-or-string"):
         found["anyOf"] = [{"type": "integer"}, {"type": "string"}]
-    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
-        if not schema.get("x-kubernetes-preserve-unknown-fields"):
-            found.setdefault("additionalProperties", False)
+    has_keys = schema.get("type") == "object" and isinstance(schema.get("properties"), dict)
+    if has_keys and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        found.setdefault("additionalProperties", False)
     if schema.get("nullable") and isinstance(schema.get("type"), str):
         found["type"] = [schema["type"], "null"]
     return found

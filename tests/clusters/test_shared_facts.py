@@ -36,7 +36,8 @@ def test_files_name_one_image_and_no_registry_of_packages(path):
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
 def test_lines_fit(path):
-    assert [line for line in path.read_text(encoding="utf-8").splitlines() if len(line) > 120] == []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []  # but for rows of tables
 
 
 @pytest.mark.parametrize("name", ["kuberay-cluster.yaml", "kuberay-job.yaml"])
