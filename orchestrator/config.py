@@ -21,7 +21,7 @@ from methods.config import VALID_METHODS, parse_method
 from orchestrator.base_config import EMBEDDED, Config, Value
 from orchestrator.scenario_config import ScenarioConfig
 from orchestrator.space import Choice, FloatRange, IntRange, Range, flatten_space, nested_space
-from orchestrator.storage import DEFAULT_STORAGE, is_uri
+from orchestrator.storage import DEFAULT_STORAGE, check_uri, copies, is_uri
 from orchestrator.trial_config import (
     EvaluationConfig,
     LoraConfig,
@@ -155,7 +155,7 @@ class SweepConfig(Config):
     tracking: TrackingConfig = TrackingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     strict: bool = Field(
-        False, description="refuse what would only be noted, such as rows that are forgotten and retained at once"
+        False, description="refuse data of which rows are forgotten and retained at once, or stand there twice"
     )
     storage: str = Field(
         DEFAULT_STORAGE, description="folder, or URI such as s3://bucket/path, that holds every sweep's own folder"
@@ -174,12 +174,9 @@ class SweepConfig(Config):
         for forget_set in self.forget_sets:
             if not re.fullmatch(r"[A-Za-z0-9_-]+", forget_set):
                 raise ValueError(f"forget_sets: {forget_set!r} is not a name; use letters, digits, _ and -")
-        if is_uri(self.storage) and "@" in self.storage:
-            raise ValueError(
-                "storage: a URI may hold no password, because it is written down with every result; leave it out, and "
-                "give the password as the store's own tools take it, such as AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY in the environment of every node"
-            )
+        if is_uri(self.storage):
+            check_uri(self.storage)
+            self._check_made_here()
         self._check_models()
         self._check_objectives()
         self._check_methods()
@@ -188,12 +185,22 @@ class SweepConfig(Config):
     @property
     def storage_root(self) -> Path:
         """The storage folder, absolute; where storage is a URI, the folder of its copies on this machine."""
-        return Path(DEFAULT_STORAGE if is_uri(self.storage) else self.storage).expanduser().absolute()
+        return copies() if is_uri(self.storage) else Path(self.storage).expanduser().absolute()
 
     @property
     def tracking_uri(self) -> str:
         """The MLflow store."""
         return self.tracking.uri or f"sqlite:///{self.storage_root / 'mlflow.db'}"
+
+    def _check_made_here(self) -> None:
+        """What is embedded is made on this machine's disk, which the nodes that share a store do not see."""
+        made = {"model.target": self.model.target, "model.retain_models": self.model.retain_models}
+        for key, value in (made | {"evaluation.entailment": self.evaluation.entailment}).items():
+            if value == EMBEDDED:
+                raise ValueError(
+                    f"{key}: {EMBEDDED!r} is made on this machine, but storage is {self.storage}; name a folder that "
+                    "all nodes see or a hub name, or set storage=FOLDER"
+                )
 
     def _check_models(self) -> None:
         scenario = self.scenario

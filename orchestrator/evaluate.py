@@ -28,7 +28,6 @@ from orchestrator.finetune import join_process_group
 from orchestrator.load_config import ConfigError, build_config
 from orchestrator.scenarios.base import DataError, SetKind, Task
 from orchestrator.scenarios.load import load_tasks
-from orchestrator.storage import Storage
 from orchestrator.tracking.journal import TrialFinished, TrialState
 from orchestrator.tracking.pump import TrackingError
 from orchestrator.trial_config import (
@@ -96,7 +95,7 @@ def score(evaluation: Evaluation, say: Callable[[str], None]) -> tuple[TrialFini
         job = TrialJob(
             key=key,
             config=evaluation.trial.model_copy(update={"model": model}),
-            storage=Storage(evaluation.work),
+            place=str(evaluation.work),
             objectives=(),
             keep_weights=False,
             retain_scores=retain_scores,

@@ -63,10 +63,10 @@ def _read(what: str, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except (OmegaConfBaseException, OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{what} cannot be read: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{_printable(what)} cannot be read: {_printable(str(error).splitlines()[0])}") from error
     except Exception as error:  # PyYAML's errors share no public base with OmegaConf's
         if type(error).__module__.startswith("yaml"):
-            raise ConfigError(f"{what} is not YAML: {' '.join(str(error).split())}") from error
+            raise ConfigError(f"{_printable(what)} is not YAML: {_printable(' '.join(str(error).split()))}") from error
         raise
 
 
@@ -80,7 +80,12 @@ def validate(kind: type[ConfigType], values: Any) -> ConfigType:
         wrong = [e for e in error.errors() if not any(e["loc"] == p[: len(e["loc"])] != p for p in places)]
         messages = list(dict.fromkeys(_message(kind, item) for item in wrong))
         more = f" (and {len(messages) - 1} more)" if len(messages) > 1 else ""
-        raise ConfigError(messages[0] + more) from error
+        raise ConfigError(_printable(messages[0]) + more) from error
+
+
+def _printable(text: str) -> str:
+    """One line, whatever a key or value holds."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def _message(kind: type[BaseModel], error: Any) -> str:

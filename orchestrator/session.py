@@ -24,7 +24,7 @@ from orchestrator.config import SweepConfig, num_combinations, num_trials
 from orchestrator.embedded import EmbeddedError, prepare
 from orchestrator.load_config import ConfigError, build_config, validate
 from orchestrator.progress import Progress
-from orchestrator.scenarios.base import Task
+from orchestrator.scenarios.base import DataError, Task
 from orchestrator.storage import Storage, join, open_storage, split
 from orchestrator.tracking.checkpoints import CheckpointKeeper
 from orchestrator.tracking.journal import (
@@ -35,11 +35,13 @@ from orchestrator.tracking.journal import (
     SweepLog,
     SweepStarted,
     TrialState,
+    has_records,
     load_sweep,
+    log_of,
     read_records,
 )
-from orchestrator.tracking.kept_journal import open_journal, reconcile_journal
-from orchestrator.tracking.pump import Pump, redact_uri
+from orchestrator.tracking.kept_journal import fetch_journal, open_journal, reconcile_journal
+from orchestrator.tracking.pump import Pump, redact_argument, redact_uri
 from orchestrator.tracking.recorder import Recorder
 from orchestrator.trial_config import known_metrics
 from orchestrator.tuning.clusters.files import nodes_at_maximum, read_cluster_file
@@ -47,7 +49,7 @@ from orchestrator.tuning.resources import Node, Plan, plan_slots
 from orchestrator.tuning.search import Search, SearchError, ray_session
 
 _VERSIONS = ("lethe-unlearning", "ray", "torch", "transformers", "deepspeed", "optuna", "mlflow")
-_RESUMABLE = {"resources", "tracking", "checkpoint", "storage"}
+_RESUMABLE = {"resources", "tracking", "checkpoint", "storage", "strict"}
 _GROWING = {"model": ("retain_models",), "scenario": ("retain_sets", "retain_logs")}  # entries by forget set
 _CLOSE_SECONDS = 60.0
 REPORT = "report.html"
@@ -70,7 +72,7 @@ class Study:
 def start(sweep: SweepConfig, console: Console, place: str | None = None) -> Study:
     """Check the input, make what is embedded, name the folder, if it is not `place`. ConfigError, DataError: bad."""
     if place is not None:
-        sweep = sweep.model_copy(update={"storage": split(place)[0]})
+        sweep = _with_storage(sweep, split(place)[0])
     tasks = preflight.check(sweep)
     _say_notes(sweep, tasks, console)
     ready = _prepared(sweep, console)
@@ -87,14 +89,17 @@ def resume(place: str, overrides: Sequence[str], console: Console, given: SweepC
 
     ConfigError: a setting that cannot change in the middle of a sweep; names the difference. JournalError: no journal.
     """
-    storage = open_storage(place)
+    try:
+        storage = open_storage(place)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     reconcile_journal(storage)
-    if given is not None and not list((storage.local / "journal").glob("*.jsonl")):
+    if given is not None and not has_records(storage.local):
         return start(given, console, place)
     log = load_sweep(storage.local, keeps_steps=False)
     old = validate(SweepConfig, log.header.config)
     if given is not None:
-        new = _prepared(given.model_copy(update={"storage": old.storage}), console)
+        new = _prepared(_with_storage(given, old.storage), console)
     else:
         new = build_config(SweepConfig, None, overrides, base=log.header.config) if overrides else old
     _check_resumable(old, new)
@@ -104,6 +109,10 @@ def resume(place: str, overrides: Sequence[str], console: Console, given: SweepC
     ended = sum(trial.finished is not None for trial in log.searched())
     console.print(f"resuming {storage}: {ended} trials are done", style="dim")
     return Study(new, storage, log)
+
+
+def _with_storage(sweep: SweepConfig, storage: str) -> SweepConfig:
+    return validate(SweepConfig, sweep.model_dump(mode="json") | {"storage": storage})
 
 
 def _prepared(sweep: SweepConfig, console: Console) -> SweepConfig:
@@ -177,7 +186,11 @@ def dry_run(sweep: SweepConfig, console: Console, cluster: str | None = None) ->
 
 def _say_notes(sweep: SweepConfig, tasks: Mapping[str, Sequence[Task]], console: Console) -> None:
     """What is not an error, but should be known before the sweep runs."""
-    notes = [note for chain in tasks.values() for task in chain for note in task.notes]
+    doubts = [doubt for chain in tasks.values() for task in chain for doubt in task.doubts]
+    if sweep.strict and doubts:
+        more = f" (and {len(doubts) - 1} more)" if len(doubts) > 1 else ""
+        raise DataError(f"{doubts[0]}{more}; strict=true refuses such data")
+    notes = doubts + [note for chain in tasks.values() for task in chain for note in task.notes]
     budget = sweep.search.trials_per_cell
     for entry in sweep.methods:
         combinations = num_combinations(sweep, entry)
@@ -186,8 +199,6 @@ def _say_notes(sweep: SweepConfig, tasks: Mapping[str, Sequence[Task]], console:
                 f"{entry.name}: search.trials_per_cell={budget} stops after the first {budget} of {combinations} "
                 f"combinations; set it to {combinations} for the whole grid"
             )
-    if sweep.strict and notes:
-        raise ConfigError(f"{notes[0]} (strict=true refuses what would only be noted)")
     for note in dict.fromkeys(notes):
         console.print(f"note: {note}", style="yellow")
 
@@ -225,10 +236,18 @@ def _look_at_cluster_file(sweep: SweepConfig, cluster: str, console: Console) ->
 def open_record(study: Study, plan: Plan) -> tuple[Recorder, Pump[Any], CheckpointKeeper]:
     """The journal's next segment, its view, and who deletes weights; the header is recorded."""
     sweep, folder = study.sweep, study.folder
-    earlier = list(read_records(folder / "journal")) if study.log else []
-    header = _header(sweep, plan, study.log)
-    log = study.log or SweepLog(header, keeps_steps=False)
-    recorder = Recorder(open_journal(study.storage), log)
+    journal = open_journal(study.storage)
+    try:
+        fetch_journal(study.storage)
+        earlier = list(read_records(folder / "journal"))  # nobody else writes from now on
+        if bool(earlier) != (study.log is not None):
+            raise JournalError(f"another sweep was started or removed in {study.storage} meanwhile; try again")
+        log = log_of(earlier, folder, keeps_steps=False) if earlier else None
+        header = _header(sweep, plan, log)
+    except BaseException:
+        journal.close()
+        raise
+    recorder = Recorder(journal, log or SweepLog(header, keeps_steps=False))
     pump: Pump[Any] = Pump(_view_maker(sweep, folder), uri=sweep.tracking_uri, sweep_dir=folder)
     for record in earlier:
         pump.put(record)
@@ -310,7 +329,7 @@ def _header(sweep: SweepConfig, plan: Plan, log: SweepLog | None) -> SweepStarte
         # Fixed for good when the sweep first starts: suggestions depend on it.
         lookahead=log.header.lookahead if log else max(1, -(-plan.num_slots // len(cells))),
         versions=_versions(),
-        command=redact_uri(shlex.join(["python", "-m", "orchestrator.sweep", *sys.argv[1:]])),
+        command=shlex.join(["python", "-m", "orchestrator.sweep", *map(redact_argument, sys.argv[1:])]),
         resumed=log is not None,
     )
 

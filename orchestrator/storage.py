@@ -56,7 +56,7 @@ class Storage:
         look = lambda: filesystem.get_file_info(FileSelector(root, allow_not_found=True))  # noqa: E731
         return sorted(found.base_name for found in _patiently(look, f"{self} cannot be listed"))
 
-    def publish(self, name: str, *, keep_copy: bool = True, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def publish(self, name: str, *, keep_copy: bool = True, patience_seconds: float | None = None) -> None:
         """Put a file or folder that was written to `local` into the store. A file appears there whole or not at all."""
         if self.uri is None:
             return
@@ -172,9 +172,10 @@ def split(place: str) -> tuple[str, str]:
     return urlunsplit(parts._replace(path=folder)), name
 
 
-def _patiently(action: Callable[[], Found], what: str, patience_seconds: float = PATIENCE_SECONDS) -> Found:
+def _patiently(action: Callable[[], Found], what: str, patience_seconds: float | None = None) -> Found:
     """What an action returns, tried again for a while when the store is away."""
-    deadline, pause = time.monotonic() + patience_seconds, 0.5
+    patience = PATIENCE_SECONDS if patience_seconds is None else patience_seconds
+    deadline, pause = time.monotonic() + patience, 0.5
     while True:
         try:
             return action()

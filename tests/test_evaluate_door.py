@@ -20,7 +20,6 @@ from orchestrator.evaluate import main
 from orchestrator.evaluation_config import EvaluateConfig
 from orchestrator.evaluation_files import Scored, tofu_eval, tofu_summary
 from orchestrator.finetune import join_process_group
-from orchestrator.storage import Storage
 from orchestrator.trial_config import LoraConfig
 from orchestrator.worker.evaluation import read_scores
 from orchestrator.worker.model import add_adapters, save_model
@@ -98,7 +97,7 @@ def baseline(place, name, scenario, retain_scores=None):
     job = TrialJob(
         key=f"{scenario['name']}/{name}",
         config=baseline_config(sweep, "forget01", str(place / name)),
-        storage=Storage(place / "sweep"),
+        place=str(place / "sweep"),
         objectives=(),
         keep_weights=False,
         retain_scores=retain_scores,

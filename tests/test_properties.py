@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from orchestrator.config import SweepConfig
 from orchestrator.load_config import ConfigError, build_config, validate
 from orchestrator.scenarios.base import DataError, QARow
-from orchestrator.scenarios.rows import data_notes, read_rows
+from orchestrator.scenarios.rows import doubts_about, read_rows
 from orchestrator.tracking.journal import (
     ExampleAnswer,
     Journal,
@@ -123,11 +123,11 @@ def test_half_a_surrogate_pair_is_no_text():
 def test_notes_count_rows_that_are_twice_or_on_both_sides():
     forget = tuple(QARow(text, "A.") for text in ("a", "b", "c", "a", "a", "b"))
     retain = (QARow(" A ", "B."),)
-    assert data_notes("f", forget, retain, "mend it") == (
+    assert doubts_about("f", forget, retain, "mend it") == (
         "f: 3 of the 6 forget rows are among the 1 retain rows too, so they are forgotten and retained at once; "
         "mend it",
         "f: 3 of the 6 forget rows stand there before, and count once more each",
-        "f: 6 forget rows, but 1 retain rows, each of which is used several times an epoch",
+        "f: 6 forget rows, but 1 retain rows, some of which are used more than once an epoch",
     )
 
 
@@ -164,9 +164,9 @@ RECORDS = st.one_of(
 )
 
 
-@given(records=st.lists(RECORDS, max_size=5), data=st.data())
+@given(records=st.lists(RECORDS, max_size=5), share=st.floats(0, 1))
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_a_journal_is_read_as_it_was_written_and_to_its_last_whole_line_if_it_is_cut(records, data):
+def test_a_journal_is_read_as_it_was_written_and_to_its_last_whole_line_if_it_is_cut(records, share):
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder))
         for record in records:
@@ -176,7 +176,7 @@ def test_a_journal_is_read_as_it_was_written_and_to_its_last_whole_line_if_it_is
         assert [record.model_dump_json() for record in read_records(Path(folder))] == written
         (segment,) = Path(folder).glob("*.jsonl")
         content = segment.read_bytes()
-        cut = data.draw(st.integers(0, len(content)))
+        cut = round(share * len(content))
         segment.write_bytes(content[:cut])
         assert [record.model_dump_json() for record in read_records(Path(folder))] == written[
             : content[:cut].count(b"\n")

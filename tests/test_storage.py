@@ -1,8 +1,10 @@
 """A folder in a store, with a copy here of what is in use. file: URIs go the way that s3: and gs: URIs go."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
-from orchestrator.storage import Storage, join, open_storage, split
+from orchestrator.storage import Storage, StorageError, join, open_storage, split
 
 
 @pytest.fixture
@@ -84,7 +86,71 @@ def test_names_inside_of_places(place, name, inside):
         assert split(inside)[1] == "a" and join(*split(inside)) == inside
 
 
-def test_copies_of_a_store_lie_in_the_default_storage(tmp_path, monkeypatch):
+def test_copies_of_a_store_lie_in_the_default_storage_each_by_itself(tmp_path, monkeypatch):
+    monkeypatch.delenv("LETHE_COPIES", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert open_storage("s3://bucket/lethe/run/") == Storage(tmp_path / "lethe" / "run", "s3://bucket/lethe/run")
+    places = [open_storage(f"s3://{bucket}/lethe/run/") for bucket in ("one", "two")]
+    assert places[0].uri == "s3://one/lethe/run"
+    assert {place.local.parent for place in places} == {tmp_path / "lethe"} and places[0].local != places[1].local
+    assert places[0].local.name.startswith("run-")
     assert open_storage("~/x") == Storage(tmp_path / "x")
+    monkeypatch.setenv("LETHE_COPIES", str(tmp_path / "other"))
+    assert open_storage("s3://one/lethe/run").local.parent == tmp_path / "other"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://key:secret@bucket/x", "s3://key@bucket/x", "gs://token@bucket/x", "s3://bucket/x?secret_key=y",
+        "abfss://c@a.dfs.core.windows.net/x?client_secret=y", "https://me:pass@host/x",
+    ],
+)  # fmt: skip
+def test_a_password_in_a_uri_is_refused_and_not_repeated(uri):
+    with pytest.raises(ValueError, match="storage: a URI may hold no password") as error:
+        open_storage(uri)
+    assert not any(word in str(error.value) for word in ("secret@", "token@", "=y", "pass@"))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["abfss://container@account.dfs.core.windows.net/x", "s3://b/x?region=eu-1&scheme=http&endpoint_override=h:9"],
+)
+def test_what_is_no_password_is_taken(uri):
+    assert open_storage(uri).uri == uri
+
+
+def test_a_store_that_is_away_is_asked_again_for_a_while(store, tmp_path, monkeypatch):
+    one, two = store
+    write(one, "a", "x")
+    one.publish("a")
+    here, away = tmp_path / "the store", tmp_path / "away"
+    here.rename(away)
+    here.write_text("no folder")
+    pauses = []
+
+    def sleep(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            here.unlink()
+            away.rename(here)
+
+    monkeypatch.setattr("orchestrator.storage.time.sleep", sleep)
+    write(one, "b", "y")
+    one.publish("b")
+    assert pauses == [0.5, 1.0, 2.0] and two.fetch("b").read_text() == "y"
+    here.rename(away)
+    here.write_text("no folder")
+    with pytest.raises(StorageError, match="does not take b"):
+        one.publish("b", patience_seconds=0.0, keep_copy=False)
+    assert not (one.local / "b").exists() and len(pauses) == 3
+
+
+def test_a_folder_that_is_fetched_by_several_processes_is_brought_once(store, monkeypatch):
+    one, two = store
+    for number in range(20):
+        write(one, f"folder/{number}", "x" * 1000)
+    one.publish("folder")
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: two.fetch("folder"), range(8)))
+    assert set(found) == {two.local / "folder"} and len(list(found[0].iterdir())) == 20
+    assert [path.name for path in two.local.iterdir() if not path.name.endswith(".lock")] == ["folder"]

@@ -52,7 +52,8 @@ class Task:
     """One forget set, or one task of a chain of them: what to forget, what to keep, what to say instead, what to ask.
 
     `name` is the task's id in a chain. `retain_ratios` are raw truth ratios of a retain model from a saved log, one for
-    each row of the forget evaluation set. `notes` say what a user should know of the data before the sweep runs.
+    each row of the forget evaluation set. `notes` say what a user should know of the data before the sweep runs,
+    `doubts` what may be a mistake in it.
     """
 
     forget_set: str
@@ -63,3 +64,4 @@ class Task:
     name: str = "1"
     retain_ratios: tuple[float, ...] | None = None
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()

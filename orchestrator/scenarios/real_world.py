@@ -2,7 +2,7 @@
 
 from orchestrator.scenario_config import RealWorldScenario
 from orchestrator.scenarios.base import DataError, EvaluationSet, QARow, SetKind, Task
-from orchestrator.scenarios.rows import Rows, data_notes, read_split
+from orchestrator.scenarios.rows import Rows, doubts_about, read_split
 
 _ASKED = ("golden_answer", "paraphrased_answer", "perturbed_answer")
 
@@ -28,8 +28,8 @@ def load_real_world(
         if max_rows is not None and len(rows) > max_rows
     )
     forget, retain = _rows(config, forget_set), _rows(config, neighbors)
-    notes += data_notes(forget_set, forget, retain, f"name another set in scenario.retain_sets.{forget_set}")
-    return Task(forget_set, forget, retain, refusals, sets, notes=notes)
+    doubts = doubts_about(forget_set, forget, retain, f"name another set in scenario.retain_sets.{forget_set}")
+    return Task(forget_set, forget, retain, refusals, sets, notes=notes, doubts=doubts)
 
 
 def real_world_training_rows(config: RealWorldScenario, without: str | None) -> Rows:

@@ -39,9 +39,10 @@ def read_rows(path: Path, *, needs: tuple[str, ...] = ()) -> list[Record]:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # some numbers and depths are JSON, but cannot be read
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             raise DataError(
-                f"{path}:{number} is not JSON ({error.msg}); the file must hold one JSON object a line"
+                f"{path}:{number} is not JSON ({reason}); the file must hold one JSON object a line"
             ) from error
         rows.append(_row(record, f"{path}:{number}", needs))
     if not rows:
@@ -83,9 +84,10 @@ def rows_of_task(records: Sequence[Record], name: str | None) -> Rows:
     return tuple(row for row, task in records if name in (None, task))
 
 
-def data_notes(forget_set: str, forget: Rows, retain: Rows, remedy: str) -> tuple[str, ...]:
-    """What is no error, but should be known: rows forgotten and retained at once (and the `remedy`), rows twice."""
-    kept, notes = {_asked(row) for row in retain}, []
+def doubts_about(forget_set: str, forget: Rows, retain: Rows, remedy: str) -> tuple[str, ...]:
+    """What may be a mistake: rows that are forgotten and retained at once (and the `remedy`), rows that repeat."""
+    kept = {_asked(row) for row in retain}
+    notes = []
     if num_both := sum(_asked(row) in kept for row in forget):
         notes.append(
             f"{forget_set}: {num_both} of the {len(forget)} forget rows are among the {len(retain)} retain rows too, "
@@ -98,8 +100,8 @@ def data_notes(forget_set: str, forget: Rows, retain: Rows, remedy: str) -> tupl
             )
     if 0 < len(retain) < len(forget):
         notes.append(
-            f"{forget_set}: {len(forget)} forget rows, but {len(retain)} retain rows, each of which is used several "
-            "times an epoch"
+            f"{forget_set}: {len(forget)} forget rows, but {len(retain)} retain rows, some of which are used more than "
+            "once an epoch"
         )
     return tuple(notes)
 
@@ -115,13 +117,15 @@ def _row(record: Any, origin: str, needs: tuple[str, ...]) -> Record:
     texts = {key: _text(record.get(key), key, origin) for key in _TEXTS}
     for key in ("question", "answer"):
         if texts[key] is None:
-            raise DataError(f"{origin}: {key} must be a non-empty string, but there is none")
+            raise DataError(f"{origin}: {key} must be a non-empty string, but is {_short(record.get(key))}")
     perturbed = record.get("perturbed_answer") or ()
-    if not isinstance(perturbed, list | tuple) or None in perturbed:
-        raise DataError(f"{origin}: perturbed_answer must be a list of non-empty strings, but is {_short(perturbed)}")
-    wrong = tuple(str(_text(text, "perturbed_answer", origin)) for text in perturbed)
+    if not isinstance(perturbed, list | tuple):
+        raise DataError(f"{origin}: perturbed_answer must be a list of strings, but is {_short(perturbed)}")
+    wrong = [_text(text, "perturbed_answer", origin) for text in perturbed]
+    if None in wrong:
+        raise DataError(f"{origin}: perturbed_answer must hold no empty string, but is {_short(perturbed)}")
     for key in needs:
-        if not record.get(key):
+        if not (wrong if key == "perturbed_answer" else texts[key]):
             raise DataError(
                 f"{origin} has no {key}: every question of this set needs it, but it is {record.get(key)!r}"
             )
@@ -132,7 +136,7 @@ def _row(record: Any, origin: str, needs: tuple[str, ...]) -> Record:
         question=str(texts["question"]),
         answer=str(texts["answer"]),
         paraphrased_answer=texts["paraphrased_answer"],
-        perturbed_answers=wrong,
+        perturbed_answers=tuple(text for text in wrong if text),
         original_answer=texts["original_answer"],
         golden_answer=texts["golden_answer"],
     )
@@ -140,11 +144,11 @@ def _row(record: Any, origin: str, needs: tuple[str, ...]) -> Record:
 
 
 def _text(value: Any, key: str, origin: str) -> str | None:
-    """A text that can be tokenised, and holds something; None where there is none."""
-    if value is None:
+    """A text that can be tokenised; None where there is none, or nothing but white space."""
+    if value is not None and not isinstance(value, str):
+        raise DataError(f"{origin}: {key} must be a string, but is {_short(value)}")
+    if value is None or not value.strip():
         return None
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{origin}: {key} must be a non-empty string, but is {_short(value)}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:

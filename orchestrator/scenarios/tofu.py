@@ -7,7 +7,7 @@ from pathlib import Path
 from orchestrator.scenario_config import ContinualScenario, TofuScenario
 from orchestrator.scenarios.base import DataError, EvaluationSet, SetKind, Task
 from orchestrator.scenarios.retain_log import read_retain_log, rows_of_log
-from orchestrator.scenarios.rows import Rows, chain_splits, data_notes, read_split, rows_of_task
+from orchestrator.scenarios.rows import Rows, chain_splits, doubts_about, read_split, rows_of_task
 
 _ASKED = ("paraphrased_answer", "perturbed_answer")  # base and wrong answers of the truth ratio
 _FACTS = {"authors": "real_authors_perturbed", "facts": "world_facts_perturbed"}
@@ -49,8 +49,8 @@ def tofu_tasks(
                 raise DataError(f"scenario.{key}: {split} has no rows of task {name!r}; correct the id")
         _check_asked(config.source, perturbed, sets["forget"], forget)
         evaluation = tuple(EvaluationSet(key, SetKind(kinds[key]), rows) for key, rows in sets.items())
-        notes = _notes(config.source, kept) + _row_notes(config, forget_set, forget, retain)
-        tasks.append(Task(forget_set, forget, retain, refusals, evaluation, name=name or "1", notes=notes))
+        notes, doubts = _notes(config.source, kept), _doubts(config, forget_set, name, forget, retain)
+        tasks.append(Task(forget_set, forget, retain, refusals, evaluation, name or "1", notes=notes, doubts=doubts))
     return tuple(tasks)
 
 
@@ -118,14 +118,14 @@ def _check_asked(source: str, name: str, asked: Rows, forget: Rows) -> None:
             )
 
 
-def _row_notes(
-    config: TofuScenario | ContinualScenario, forget_set: str, forget: Rows, retain: Rows
+def _doubts(
+    config: TofuScenario | ContinualScenario, forget_set: str, task: str | None, forget: Rows, retain: Rows
 ) -> tuple[str, ...]:
-    """What should be known of the rows before they are trained on."""
     remedy = f"name another retain set in scenario.retain_sets.{forget_set}"
     if isinstance(config, TofuScenario) and config.task_id is None:
         remedy = f"set scenario.task_id=1, which is TOFU's own split, or {remedy}"
-    return data_notes(forget_set, forget, retain, remedy)
+    name = forget_set if isinstance(config, TofuScenario) else f"{forget_set} task {task}"
+    return doubts_about(name, forget, retain, remedy)
 
 
 def _notes(source: str, sets: dict[str, Rows]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from io import FileIO
@@ -200,16 +200,22 @@ _SYNC_SECONDS = 1.0
 class Journal:
     """Append records to a new segment of `folder`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, suffix: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+        self._folder, self._suffix = folder, suffix
         self._lock = lock_folder(folder)
+        self._number = max((int(path.stem.partition("-")[0]) for path in folder.glob("*.jsonl")), default=0)
         self._file = self._next_segment()
         self._synced = 0.0
 
     def _next_segment(self) -> FileIO:
-        number = max((int(path.stem) for path in self._folder.glob("*.jsonl")), default=0) + 1
-        return (self._folder / f"{number:06d}.jsonl").open("xb", buffering=0)
+        """JournalError: the disk does not give it."""
+        self._number += 1
+        path = self._folder / f"{self._number:06d}{self._suffix}.jsonl"
+        try:
+            return path.open("xb", buffering=0)
+        except OSError as error:
+            raise JournalError(f"{path} cannot be written: {error.strerror}") from error
 
     def append(self, record: Record) -> None:
         """Write one record and wait until it, and all before it, are on disk.
@@ -265,6 +271,12 @@ def read_records(folder: Path) -> Iterator[Record]:
                 yield _ADAPTER.validate_json(line)
             except ValidationError as error:
                 raise JournalError(f"{segment}:{number} is not a journal record: {error.errors()[0]['msg']}") from error
+
+
+def has_records(sweep_dir: Path) -> bool:
+    """Whether a sweep was started there. JournalError: as read_records."""
+    folder = sweep_dir / "journal"
+    return any(folder.glob("*.jsonl")) and next(read_records(folder), None) is not None
 
 
 @dataclass(slots=True)
@@ -338,8 +350,13 @@ class SweepLog:
 
 def load_sweep(sweep_dir: Path, *, keeps_steps: bool = True) -> SweepLog:
     """Read the journal of the sweep in `sweep_dir`. JournalError: none there, or its first record is not the header."""
+    return log_of(read_records(sweep_dir / "journal"), sweep_dir, keeps_steps=keeps_steps)
+
+
+def log_of(records: Iterable[Record], sweep_dir: Path, *, keeps_steps: bool = True) -> SweepLog:
+    """What the records of the sweep in `sweep_dir` tell. JournalError: as load_sweep."""
     log: SweepLog | None = None
-    for record in read_records(sweep_dir / "journal"):
+    for record in records:
         if log is None:
             if not isinstance(record, SweepStarted):
                 raise JournalError(f"{sweep_dir}/journal does not begin with a sweep_started record")

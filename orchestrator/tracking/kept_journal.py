@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from orchestrator.storage import Storage
+from orchestrator.storage import Storage, StorageError
 from orchestrator.tracking.journal import (
     Journal,
     JournalError,
@@ -24,6 +24,7 @@ from orchestrator.tracking.journal import (
 CUT_SECONDS = 10.0
 LEASE_SECONDS = 60.0
 _PATIENCE_SECONDS = 60.0
+_SETTLE_SECONDS = 1.0
 _LEASE = "lease.json"
 _log = logging.getLogger(__name__)
 
@@ -32,19 +33,24 @@ class KeptJournal(Journal):
     """Append records to new segments of a folder that is a copy of one in a store.
 
     A segment ends, and is put into the store, with the end of each trial, before anybody acts on it, and every 10 s. A
-    lease in the store, renewed as often, keeps other sweeps away. JournalError: another sweep holds it, or took it over
-    while the store was away for a minute, or the store has been away for that long.
+    lease in the store, renewed as often and before each segment, keeps other sweeps away; its id is in the segments'
+    names, so that no sweep writes over another's. JournalError: another sweep holds the lease, or took it over while
+    the store did not hear of this one for a minute, or the store has been away for that long.
     """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._lease = Lease(storage)
-        _take(self._lease, storage)
+        self._lease.take()
         self._guard = threading.RLock()
         self._waiting: list[str] = []  # names of segments that the store does not have yet
         self._failure: JournalError | None = None
         self._closing = threading.Event()
-        super().__init__(storage.local)
+        try:
+            super().__init__(storage.local, suffix=f"-{self._lease.id}")
+        except JournalError:
+            self._lease.release()
+            raise
         self._thread = threading.Thread(target=self._keep, name="journal-keeper", daemon=True)
         self._thread.start()
 
@@ -55,7 +61,10 @@ class KeptJournal(Journal):
                 raise self._failure
             super().append(record)
             if isinstance(record, SweepStarted | TrialFinished | SweepEnded):
-                self._cut(_PATIENCE_SECONDS)
+                try:
+                    self._cut(_PATIENCE_SECONDS)
+                except OSError as error:
+                    raise JournalError(f"{error}; what is missing there is in {self._folder}") from error
 
     def close(self) -> None:
         """Put the rest into the store, close the segment and let others write; closing twice is fine."""
@@ -75,72 +84,80 @@ class KeptJournal(Journal):
                 if self._closing.is_set():
                     return
                 try:
-                    self._lease.renew()
-                    self._cut(0.0)
+                    if not self._cut(0.0):
+                        self._lease.renew()
+                except OSError as error:
+                    _log.warning("%s (tried again in %g s)", error, CUT_SECONDS)
                 except JournalError as error:  # said by the next record
                     self._failure = error
                     return
-                except OSError as error:
-                    _log.warning("%s takes no records (%s); tried again in %g s", self._storage, error, CUT_SECONDS)
+                except Exception as error:
+                    self._failure = JournalError(f"{self._storage}: {type(error).__name__}: {error}")
+                    return
 
-    def _cut(self, patience_seconds: float) -> None:
-        """End the segment if there is anything in it, and put what waits into the store.
+    def _cut(self, patience_seconds: float) -> bool:
+        """End the segment if there is anything in it, and put what waits into the store; whether anything did.
 
-        OSError: not now. JournalError: not within the time.
+        OSError: not within the time. JournalError: another sweep took over.
         """
         if self._file.tell():
             ended, self._file = self._file, self._next_segment()
             self._waiting.append(os.path.basename(ended.name))
             ended.close()
-        deadline, pause = time.monotonic() + patience_seconds, 0.5
+        num_waiting = len(self._waiting)
+        if num_waiting:
+            self._lease.renew(patience_seconds)
         while self._waiting:
-            try:
-                self._storage.publish(self._waiting[0])
-            except OSError as error:
-                if not patience_seconds:
-                    raise
-                if time.monotonic() + pause > deadline:
-                    raise JournalError(
-                        f"{self._storage} takes no records: {error}; what is missing there is in {self._folder}"
-                    ) from error
-                time.sleep(pause)
-                pause = min(2 * pause, 10.0)
-            else:
-                self._waiting.pop(0)
+            self._storage.publish(self._waiting[0], patience_seconds=patience_seconds)
+            self._waiting.pop(0)
+        return num_waiting > 0
 
 
 class Lease:
-    """Who writes to a journal in a store, and when that was last so; one that is a minute old counts for nothing.
-
-    Clocks of machines that share a store are taken to agree within seconds.
-    """
+    """Who writes to a journal in a store, and when that was last so; one that is a minute old counts for nothing."""
 
     def __init__(self, storage: Storage) -> None:
-        self._storage, self._id = storage, uuid.uuid4().hex
+        self._storage, self.id = storage, uuid.uuid4().hex[:8]
 
     def take(self) -> None:
-        """JournalError: another sweep holds it."""
-        found = self._read()
-        if found is not None and not _is_over(found):
-            raise JournalError(
-                f"another sweep (process {found['process']} on {found['machine']}) is writing to {self._storage}; wait "
-                f"until it ends, or stop it; if it is gone, try again in {_seconds_left(found):.0f} s"
-            )
-        self._write()
+        """Hold it, after waiting whether a holder that is silent comes back. JournalError: it does."""
+        try:
+            self._wait_for_holder()
+            self._write()
+            time.sleep(_SETTLE_SECONDS)  # of two that took it at once, the later one has it
+            self.renew()
+        except OSError as error:
+            raise JournalError(f"{self._storage} cannot be written: {error}") from error
 
-    def renew(self) -> None:
-        """JournalError: another sweep took it over. OSError: the store does not answer."""
+    def renew(self, patience_seconds: float = 0.0) -> None:
+        """JournalError: another sweep has it, or had it. OSError: the store does not answer within the time."""
         found = self._read()
-        if found is not None and found["id"] != self._id:
+        if found is None or found["id"] != self.id:
+            other = "another sweep" if found is None else f"process {found['process']} on {found['machine']}"
             raise JournalError(
-                f"{self._storage} was taken over by process {found['process']} on {found['machine']} while the store "
-                "did not hear of this sweep; only one can go on"
+                f"{self._storage} was taken over by {other}, when the store did not hear of this sweep; one can go on"
             )
-        self._write()
+        self._write(patience_seconds)
 
     def release(self) -> None:
-        """Let others write at once."""
-        self._storage.remove(_LEASE)
+        """Let others write at once, if it is still held. OSError: the store does not answer."""
+        found = self._read()
+        if found is not None and found["id"] == self.id:
+            self._storage.remove(_LEASE)
+
+    def _wait_for_holder(self) -> None:
+        first = found = self._read()
+        deadline = time.monotonic() + LEASE_SECONDS
+        while found is not None and not _is_over(found):
+            if found != first:
+                raise JournalError(
+                    f"another sweep (process {found['process']} on {found['machine']}) is writing to {self._storage}; "
+                    "wait until it ends, or stop it"
+                )
+            if time.monotonic() > deadline:  # whatever its clock says
+                return
+            time.sleep(min(1.0, CUT_SECONDS))
+            found = self._read()
 
     def _read(self) -> Any:
         self._storage.drop_copy(_LEASE)
@@ -148,23 +165,21 @@ class Lease:
             return json.loads(self._storage.fetch(_LEASE).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise StorageError(f"{self._storage}: {_LEASE} cannot be read: {error}") from error
 
-    def _write(self) -> None:
-        mine = {"id": self._id, "process": os.getpid(), "machine": socket.gethostname(), "time": time.time()}
+    def _write(self, patience_seconds: float = 0.0) -> None:
+        mine = {"id": self.id, "process": os.getpid(), "machine": socket.gethostname(), "where": _where()}
         self._storage.local.mkdir(parents=True, exist_ok=True)
-        (self._storage.local / _LEASE).write_text(json.dumps(mine), encoding="utf-8")
-        self._storage.publish(_LEASE)
-
-
-def _seconds_left(lease: Any) -> float:
-    return float(lease["time"]) + LEASE_SECONDS - time.time()
+        (self._storage.local / _LEASE).write_text(json.dumps(mine | {"time": time.time()}), encoding="utf-8")
+        self._storage.publish(_LEASE, patience_seconds=patience_seconds)
 
 
 def _is_over(lease: Any) -> bool:
     """Whether its holder is gone: silent for a minute, or a process of this machine that does not exist."""
-    if _seconds_left(lease) <= 0:
+    if time.time() - float(lease["time"]) > LEASE_SECONDS:
         return True
-    if lease["machine"] != socket.gethostname():
+    if lease["where"] != _where():
         return False
     try:
         os.kill(lease["process"], 0)
@@ -175,11 +190,9 @@ def _is_over(lease: Any) -> bool:
     return False
 
 
-def _take(lease: Lease, storage: Storage) -> None:
-    try:
-        lease.take()
-    except OSError as error:
-        raise JournalError(f"{storage} cannot be written: {error}") from error
+def _where() -> str:
+    """This start of this machine, and this container: where process numbers mean the same."""
+    return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
 
 
 def open_journal(storage: Storage) -> Journal:
@@ -196,16 +209,16 @@ def fetch_journal(storage: Storage) -> None:
     try:
         for name in _segments(folder):
             folder.fetch(name)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise JournalError(f"{folder} cannot be read: {error}") from error
 
 
 def reconcile_journal(storage: Storage) -> None:
-    """Make the store and this machine's copy of a journal the same, to be gone on with.
+    """Make this machine's copy of a journal what counts, to be gone on with.
 
-    Segments that only this machine has, because the sweep died before they were in the store, follow those that are.
-    Where the sweep went on elsewhere meanwhile they do not count, and are moved aside. JournalError: the store does not
-    answer, or another sweep is writing.
+    What only this machine has, because the sweep died before it was in the store, follows what is there. Where the
+    sweep went on elsewhere meanwhile, or the store was emptied, it does not count and is moved aside. JournalError: the
+    store does not answer, or another sweep is writing.
     """
     folder = storage.sub("journal")
     if folder.uri is None:
@@ -213,25 +226,25 @@ def reconcile_journal(storage: Storage) -> None:
     try:
         folder.local.mkdir(parents=True, exist_ok=True)
         with lock_folder(folder.local):
-            _take(Lease(folder), folder)
+            lease = Lease(folder)
+            lease.take()
             kept = _segments(folder)
             for path in sorted(folder.local.glob("*.jsonl")):
-                if kept and path.name <= kept[-1]:
-                    _replace(folder, path, path.name in kept)
-                elif path.stat().st_size:
+                if path.name in kept:
+                    continue
+                if path.stat().st_size and kept and path.name > kept[-1] and _writer(path.name) == _writer(kept[-1]):
                     folder.publish(path.name)
-            folder.remove(_LEASE)
+                else:
+                    path.rename(path.with_suffix(".aside"))
+            lease.release()
         fetch_journal(storage)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise JournalError(f"{folder} cannot be read: {error}") from error
-
-
-def _replace(folder: Storage, path: Path, is_kept: bool) -> None:
-    """What the store has counts; what differs here stays beside it."""
-    aside = path.rename(path.with_suffix(f".aside-{uuid.uuid4().hex[:8]}"))
-    if is_kept and folder.fetch(path.name).read_bytes() == aside.read_bytes():
-        aside.unlink()
 
 
 def _segments(folder: Storage) -> list[str]:
     return [name for name in folder.names() if name.endswith(".jsonl") and not name.startswith(".")]
+
+
+def _writer(segment: str) -> str:
+    return segment.partition("-")[2]

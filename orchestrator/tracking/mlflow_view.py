@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.analysis.palette import method_colors
+from orchestrator.storage import is_uri, join
 from orchestrator.tracking import mlflow_page as page
 from orchestrator.tracking.journal import (
     CheckpointDeleted,
@@ -297,7 +298,7 @@ class MlflowView:
                 self._id,
                 page.model_name(key),
                 run.run_id,
-                tags={"lethe.trial_key": key, "lethe.checkpoint": str(self._sweep_dir / checkpoint)},
+                tags={"lethe.trial_key": key, "lethe.checkpoint": self._place(checkpoint)},
                 params={name: run.tags[f"lethe.{name}"] for name in ("method", "forget_set")},
                 model_type="unlearned",
             ).model_id
@@ -307,6 +308,13 @@ class MlflowView:
             client.log_outputs(run.run_id, [LoggedModelOutput(model_id, 0)])
             run.models.add(model_id)
         return model_id
+
+    def _place(self, name: str) -> str:
+        """Where something in the sweep's folder is, for whoever reads it: a path, or a URI where storage is one."""
+        storage = self._first_header().config.get("storage", "")
+        if not is_uri(storage):
+            return str(self._sweep_dir / name)
+        return join(join(storage, self._sweep_dir.name.rpartition("-")[0]), name)
 
     def _models(self, client: MlflowClient, run: _Run) -> list[str]:
         """Ids of the run's models that were not deleted."""

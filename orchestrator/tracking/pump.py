@@ -46,6 +46,11 @@ def redact_uri(text: str) -> str:
     return re.sub(r"(://[^\s?'\"]*)\?[^\s'\")]*", r"\1?***", text)
 
 
+def redact_argument(text: str) -> str:
+    """As redact_uri, of a text that is one URI, or has one at its end, so that quotes belong to the password."""
+    return redact_uri(re.sub(r"(?<!sqlite)(?<!file)://\S*@", "://***@", text))
+
+
 def set_client_env() -> None:
     """Make MLflow's client fail fast and keep quiet. Best before MLflow is imported; what the user set stays."""
     for name, value in _CLIENT_ENV.items():

@@ -165,12 +165,12 @@ class Search:
                 key=trial_key(f"{entry.name}/{forget_set}", number),
                 config=trial_config(self.sweep, entry, forget_set, params),
                 params=params,
-                storage=self.storage,
+                place=str(self.storage),
                 objectives=log.header.objectives,
                 keep_weights=kept.policy != "none",
                 point_minutes=kept.every_minutes,
                 front=() if kept.policy == "all" else tuple(tuple(objectives(trial)) for trial in known),
-                retain_scores=self._retain_scores(forget_set),
+                **self._retain_scores(forget_set),
             )
 
         return make_job
@@ -193,19 +193,20 @@ class Search:
             return TrialJob(
                 key=f"{kind}/{forget_set}",
                 config=baseline_config(self.sweep, forget_set, path),
-                storage=self.storage,
+                place=str(self.storage),
                 objectives=self.recorder.log.header.objectives,
                 keep_weights=False,
-                retain_scores=self._retain_scores(forget_set),
+                **self._retain_scores(forget_set),
             )
 
         return make_job
 
-    def _retain_scores(self, forget_set: str) -> str | None:
+    def _retain_scores(self, forget_set: str) -> dict[str, str | None]:
         baseline = self.recorder.log.baseline("retain_model", forget_set)
         if baseline is None or baseline.finished is None or baseline.finished.state != TrialState.COMPLETE:
-            return None
-        return baseline.finished.scores_path
+            return {}
+        found = baseline.finished
+        return {"retain_scores": found.scores_path, "retain_scores_sha256": found.scores_sha256}
 
 
 def _again(trial: TrialLog) -> bool:

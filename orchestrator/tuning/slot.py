@@ -25,6 +25,7 @@ from orchestrator.tracking.journal import TrialFinished, TrialState
 
 _POLL_SECONDS = 1.0
 _STOP = -1
+_NO_ROOM = "WorkerGroupStartupTimeoutError"  # of Ray Train, which does not export it
 
 
 class SlotSpec(Config):
@@ -181,9 +182,9 @@ class Slot:
         from ray.train import ControllerError, PreemptionError  # noqa: PLC0415
 
         error = self._error
-        if left or error is None or isinstance(error, PreemptionError):
+        if left or isinstance(error, PreemptionError) or _lost_to_preemption(error):
             return WorkersLeftError(f"a node of the workers of job {sequence} was taken away")
-        if isinstance(error, ControllerError) and "Timeout" in type(error.controller_failure).__name__:
+        if isinstance(error, ControllerError) and type(error.controller_failure).__name__ == _NO_ROOM:
             return TrialFailedError(
                 f"no room for {self.spec.num_workers} workers ({self._needs()} each) within "
                 f"resources.start_timeout_seconds={self.spec.start_timeout_seconds:g}; add nodes, or raise it"
@@ -201,6 +202,14 @@ class Slot:
         self._thread.join()
 
     def _hold_group(self) -> None:
+        try:
+            self._run_group()
+        except BaseException as error:  # told to whoever runs a job next
+            self._error = error
+        with contextlib.suppress(RayActorError):
+            ray.get(self.mailbox.ended.remote())
+
+    def _run_group(self) -> None:
         from ray import train  # noqa: PLC0415  (seconds to import, in the thread that needs it)
         from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
 
@@ -209,6 +218,7 @@ class Slot:
         resources = {"CPU": self.spec.cpus_per_worker}
         if self.spec.gpus_per_worker:
             resources["GPU"] = self.spec.gpus_per_worker
+        failures: Any = train.FailureConfig  # who starts a trial again, and how often, is decided here
         trainer = TorchTrainer(
             serve,
             train_loop_config={"mailbox": self.mailbox},
@@ -223,18 +233,10 @@ class Slot:
             run_config=train.RunConfig(
                 name=self.name,
                 storage_path=self.spec.storage,
-                # Who starts a trial again, and how often, is decided here: Ray Train never does.
-                failure_config=train.FailureConfig(
-                    max_failures=0, max_preemption_failures=0, controller_failure_limit=0
-                ),
+                failure_config=failures(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),
             ),
         )
-        try:
-            trainer.fit()
-        except BaseException as error:  # told to whoever runs a job next
-            self._error = error
-        with contextlib.suppress(RayActorError):
-            ray.get(self.mailbox.ended.remote())
+        trainer.fit()
 
 
 _current: Slot | None = None
@@ -282,6 +284,12 @@ def _acquire(spec: SlotSpec) -> Slot:
     if slot is None or not slot.is_alive or slot.spec != spec:
         slot = _current = Slot(spec)
     return slot
+
+
+def _lost_to_preemption(error: BaseException | None) -> bool:
+    """Whether a worker died with a node that was taken away."""
+    deaths = [getattr(one, "health_check_failure", one) for one in getattr(error, "worker_failures", {}).values()]
+    return any(isinstance(death, RayActorError) and death.preempted for death in deaths)
 
 
 def _short(error: BaseException | None) -> str:

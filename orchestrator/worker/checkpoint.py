@@ -17,7 +17,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from orchestrator.storage import Storage
+from orchestrator.storage import Storage, StorageError
 from orchestrator.worker.share import gathered, rank_and_size
 
 _MANIFEST = "manifest.json"
@@ -48,11 +48,13 @@ def save_checkpoint(
     state: Mapping[str, Any],
     *,
     start: Checkpoint | None = None,
+    keep: Checkpoint | None = None,
 ) -> Checkpoint:
     """Let `fill` write this rank's files, add checksums and `state` (rank 0's); numbers must grow.
 
-    The whole checkpoint before it is kept, and so is `start`, which this one cannot be read without; all others are
-    removed first. OSError on every rank: one of them could not write; earlier checkpoints are as they were.
+    The checkpoint before it is kept, and so are `start`, which this one cannot be read without, and `keep`, which was
+    found to be whole; all others are removed first. StorageError on every rank: one of them could not write; earlier
+    checkpoints are as they were.
     """
     rank, _ = rank_and_size()
     checkpoint = Checkpoint(root.sub(f"{number:06d}"), dict(state))
@@ -60,7 +62,7 @@ def save_checkpoint(
 
     def make_room() -> None:
         if rank == 0:
-            _remove_all_but_last(root, checkpoint.name, start)
+            _remove_all_but_last(root, checkpoint.name, {one.name for one in (start, keep) if one})
 
     def write() -> dict[str, str]:
         place = folder / f"rank{rank}"
@@ -69,7 +71,7 @@ def save_checkpoint(
         fill(place)
         files = [path for path in sorted(place.rglob("*")) if path.is_file()]
         digests = {str(path.relative_to(folder)): _sha256(path) for path in files}
-        checkpoint.storage.publish(place.name, keep_copy=False)
+        checkpoint.storage.publish(place.name, keep_copy=False, patience_seconds=0.0)
         return digests
 
     try:
@@ -88,25 +90,23 @@ def save_checkpoint(
 def newest_checkpoint(root: Storage) -> tuple[Checkpoint, Checkpoint | None] | None:
     """The newest whole checkpoint in `root`, and the one that it starts from, if it needs one.
 
-    Each rank checks its own files. A checkpoint that is cut off or damaged is removed with a warning; one that the disk
-    does not give is passed over. OSError on every rank: `root` cannot be listed.
+    Each rank checks its own files. A checkpoint that is cut off or damaged is passed over with a warning. StorageError
+    on every rank: the store is away.
     """
     rank, _ = rank_and_size()
     for name in _together(lambda: _numbered(root) if rank == 0 else [])[0]:
         try:
             return _whole(root, name)
-        except OSError as error:
-            is_damaged = error.errno == errno.EBADMSG
+        except StorageError as error:
+            if root.uri is not None and error.errno != errno.EBADMSG:
+                raise  # the store is away, and will come back
             if rank == 0:
-                what = "is not whole" if is_damaged else "cannot be read"
-                _LOG.warning("checkpoint %s/%s %s (%s); the one before is taken", root, name, what, error.strerror)
-                if is_damaged:  # removed, or it would be kept in place of one that is whole
-                    _remove(root, name)
+                _LOG.warning("checkpoint %s/%s is not whole (%s); passed over", root, name, error.strerror)
     return None
 
 
 def _whole(root: Storage, name: str) -> tuple[Checkpoint, Checkpoint | None]:
-    """A checkpoint and what it starts from. OSError on every rank: a file cannot be read; EBADMSG: it is not whole."""
+    """A checkpoint and what it starts from. StorageError on every rank; with EBADMSG: it is not whole."""
     rank, _ = rank_and_size()
     storage = root.sub(name)
     manifest = _together(lambda: _read_manifest(storage) if rank == 0 else None)[0]
@@ -146,18 +146,17 @@ def _numbered(root: Storage) -> list[str]:
     return sorted((name for name in root.names() if name.isdigit()), reverse=True)
 
 
-def _remove_all_but_last(root: Storage, new: str, start: Checkpoint | None) -> None:
-    """Make room for a new one: keep the last whole one before it, and what either needs."""
-    kept = {start.name} if start else set()
+def _remove_all_but_last(root: Storage, new: str, kept: set[str]) -> None:
+    """Make room for a new one: keep what must be, the last one before it that has a manifest, and what that needs."""
     numbered = _numbered(root)
     for name in numbered:
         try:
             needed = _read_manifest(root.sub(name))["start"]
         except OSError as error:
-            kept |= set() if error.errno == errno.EBADMSG else {name}
+            kept = kept if error.errno == errno.EBADMSG else kept | {name}
             continue
         if name < new:
-            kept |= {name} if needed is None else {name, needed}
+            kept = kept | {name} | ({needed} if needed else set())
             break
     for name in numbered:
         if name not in kept:
@@ -180,11 +179,11 @@ def _write_manifest(storage: Storage, manifest: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(storage.local / _MANIFEST)
-    storage.publish(_MANIFEST)
+    storage.publish(_MANIFEST, keep_copy=False, patience_seconds=0.0)
 
 
 def _together(action: Callable[[], Any]) -> dict[int, Any]:
-    """What each rank's action returned, when all have ended. OSError on every rank if one of them met one."""
+    """What each rank's action returned, when all have ended. StorageError on every rank if one met an OSError."""
     rank, _ = rank_and_size()
     failure: OSError | None = None
     value = None
@@ -197,7 +196,7 @@ def _together(action: Callable[[], Any]) -> dict[int, Any]:
     values = gathered({rank: (value, failure)})
     for number, (_, met) in values.items():
         if met is not None:
-            raise OSError(met.errno, f"{met.strerror or met} (rank {number})", met.filename) from failure
+            raise StorageError(met.errno, f"{met.strerror or met} (rank {number})", met.filename) from failure
     return {number: value for number, (value, _) in values.items()}
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from ray.train.torch import get_device
 
+from orchestrator.storage import StorageError, is_uri
 from orchestrator.tracking.journal import StepsReported, TaskFinished
 from orchestrator.worker.engine import import_deepspeed
 from orchestrator.worker.parts import WorkerParts
@@ -33,6 +34,9 @@ def serve(config: dict[str, Any]) -> None:
             continue
         done = sequence
         job = TrialJob.model_validate_json(text)
+        if _is_leaving():
+            ray.get(mailbox.leave.remote(sequence))
+            return
         try:
             result = run_trial(job, parts, partial(_send, mailbox, sequence), _is_leaving)
         except PreemptedError:  # all ranks together
@@ -41,7 +45,8 @@ def serve(config: dict[str, Any]) -> None:
         except Exception as error:
             # The other ranks may wait for this one in a collective, so the group cannot go on; say why before it ends.
             # A rank that only lost its peer does not know why: the peer says so, or it died and the trial starts again.
-            if not _lost_a_peer(error):
+            # So it does when a store was away for long.
+            if not _lost_a_peer(error) and not (isinstance(error, StorageError) and is_uri(job.place)):
                 reason = f"{type(error).__name__}: {error}{_memory_hint(error)}"
                 ray.get(mailbox.fail.remote(sequence, reason, traceback.format_exc()))
             raise

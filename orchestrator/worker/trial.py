@@ -21,7 +21,7 @@ from metrics.suites import forget_quality_from_ratios, forget_quality_metrics
 from orchestrator.analysis.pareto import is_dominated
 from orchestrator.base_config import Config, Value
 from orchestrator.scenarios.base import Task
-from orchestrator.storage import Storage
+from orchestrator.storage import Storage, open_storage
 from orchestrator.tracking.checkpoints import RESUME_FOLDER
 from orchestrator.tracking.journal import (
     ObjectiveRecord,
@@ -63,12 +63,18 @@ class TrialJob(Config):
     key: str
     config: TrialConfig
     params: dict[str, Value] = {}
-    storage: Storage
+    place: str
     objectives: tuple[ObjectiveRecord, ...]
     keep_weights: bool
     point_minutes: float = 10.0
     front: tuple[tuple[float, ...], ...] = ()
     retain_scores: str | None = None
+    retain_scores_sha256: str | None = None
+
+    @property
+    def storage(self) -> Storage:
+        """The sweep's folder, which `place` names by path or URI."""
+        return open_storage(self.place)
 
     @property
     def folder(self) -> str:
@@ -99,7 +105,7 @@ def run_trial(
                 if _keeps_weights(job, result):
                     name = f"{job.folder}/{WEIGHTS_FOLDER}"
                     save_model(model, parts.tokenizer(job.config.model), job.storage.local / name)
-                    job.storage.publish(name)
+                    job.storage.publish(name, keep_copy=False)
                     result = result.model_copy(update={"checkpoint": name})
         del model
     except NotFiniteError as error:
@@ -110,9 +116,7 @@ def run_trial(
             error=str(error),
         )
     _free_memory()
-    if job.storage.uri is not None:
-        dist.barrier()  # ranks of a machine share its copy
-        job.storage.drop_copy(job.folder)
+    job.storage.drop_copy(f"{job.folder}/{RESUME_FOLDER}")  # no rank reads it any more
     return result.model_copy(update={"seconds": clock.seconds})
 
 
@@ -128,6 +132,7 @@ class _Chain:
     is_leaving: Callable[[], bool]
     scores: Scores = field(default_factory=dict)
     records: list[StepsReported | TaskFinished] = field(default_factory=list)
+    resumed: Checkpoint | None = None  # kept until there is a newer one
 
     @property
     def config(self) -> TrialConfig:
@@ -262,12 +267,15 @@ class _Chain:
                 save_model(model, self.parts.tokenizer(self.config.model), folder)
 
         with self.clock.phase("save"):
-            return save_checkpoint(self._root, self.num_steps, fill, self._state(None))
+            saved = save_checkpoint(self._root, self.num_steps, fill, self._state(None), keep=self.resumed)
+        self.resumed = None
+        return saved
 
     def _save_point(self, start: Checkpoint | None, fill: Callable[[Path], None], step: int) -> None:
         """The state of training after that many steps of a task. Where it cannot be written, the trial goes on."""
         try:
-            save_checkpoint(self._root, self.num_steps, fill, self._state(step), start=start)
+            save_checkpoint(self._root, self.num_steps, fill, self._state(step), start=start, keep=self.resumed)
+            self.resumed = None
         except OSError as error:
             _LOG.warning("%s cannot be resumed from step %d: %s", self.job.key, self.num_steps, error)
 
@@ -291,7 +299,7 @@ class _Chain:
         found = newest_checkpoint(self._root)
         if found is None or found[0].state["made_by"] != self._fingerprint():
             return None, None
-        checkpoint, start = found
+        checkpoint, start = self.resumed, _ = found
         self.clock.seconds.update(checkpoint.state["seconds"])
         for values in checkpoint.state["records"]:
             kind = StepsReported if values["kind"] == "steps_reported" else TaskFinished
@@ -318,7 +326,7 @@ class _Chain:
 
     def _forget_quality(self, task: Task) -> dict[str, float]:
         if self.job.retain_scores is not None:
-            retain_model = read_scores(self.job.storage.fetch(self.job.retain_scores))
+            retain_model = read_scores(_fetch_scores(self.job))
             return forget_quality_metrics(self.scores["forget"], retain_model["forget"])
         if task.retain_ratios is not None:
             return forget_quality_from_ratios(self.scores["forget"], task.retain_ratios)
@@ -341,8 +349,19 @@ def _record(job: TrialJob, chain: _Chain, metrics: dict[str, float]) -> TrialFin
 
 def _keep_scores(job: TrialJob, scores: Scores, name: str) -> str:
     digest = write_scores(scores, job.storage.local / name)
-    job.storage.publish(name)
+    job.storage.publish(name, keep_copy=False)
     return digest
+
+
+def _fetch_scores(job: TrialJob) -> Path:
+    """The retain model's scores. ValueError: they are not those that the journal knows."""
+    name, digest = str(job.retain_scores), job.retain_scores_sha256
+    for _ in range(2):
+        path = job.storage.fetch(name)
+        if digest is None or hashlib.sha256(path.read_bytes()).hexdigest() == digest:
+            return path
+        job.storage.drop_copy(name)  # of another attempt
+    raise ValueError(f"{name} of {job.storage} is not the file that was written: its checksum differs")
 
 
 def _keeps_weights(job: TrialJob, result: TrialFinished) -> bool:

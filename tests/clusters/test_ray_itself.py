@@ -1,4 +1,4 @@
-"""What cluster files and their README rest on, asked of the Ray that is installed: its options, its reading, its choices."""
+"""What cluster files and their README rest on, asked of the Ray that is installed: options, reading, choices."""
 
 import re
 import shlex
@@ -102,7 +102,7 @@ def test_spot_nodes_are_asked_for_first_as_many_as_are_needed():
 
 
 def test_after_a_refusal_ray_asks_for_the_same_type_again():
-    """Why cluster files name a provider of Lethe. Where this fails, Ray has learned it, and that is not needed any more."""
+    """Why cluster files name a provider of Lethe. Where this fails, Ray has learned it and that is not needed."""
     assert launches("aws-g5.yaml", told(Instance.ALLOCATION_FAILED)) == {"worker_spot": 3}
 
 

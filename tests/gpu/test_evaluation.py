@@ -44,14 +44,13 @@ def test_scores_do_not_depend_on_what_is_asked_together(make_config, parts):
 
 
 def test_a_trial_is_trained_and_scored_where_it_is(make_config, parts, tmp_path):
-    from orchestrator.storage import Storage
     from orchestrator.tracking.journal import TrialState
     from orchestrator.worker.trial import TrialJob, run_trial
 
     job = TrialJob(
         key="ME+GD/forget10/t000",
         config=make_config("ME+GD"),
-        storage=Storage(tmp_path),
+        place=str(tmp_path),
         objectives=(),
         keep_weights=False,
     )

@@ -14,12 +14,11 @@ pytestmark = [
 
 def run(config, folder, parts, name):
     """The losses of a trial, and its result."""
-    from orchestrator.storage import Storage
     from orchestrator.tracking.journal import ObjectiveRecord, StepsReported, TrialState
     from orchestrator.worker.trial import TrialJob, run_trial
 
     objectives = (ObjectiveRecord(metric="model_utility", direction="maximize", worst=0),)
-    job = TrialJob(key=name, config=config, storage=Storage(folder), objectives=objectives, keep_weights=True)
+    job = TrialJob(key=name, config=config, place=str(folder), objectives=objectives, keep_weights=True)
     records = []
     result = run_trial(job, parts, records.append)
     assert result.state == TrialState.COMPLETE, result.error

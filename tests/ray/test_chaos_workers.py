@@ -1,5 +1,6 @@
 """Real workers are killed, stopped and starved, one trial of a real sweep after another."""
 
+import re
 import signal
 import time
 
@@ -74,3 +75,15 @@ def limit(sweep, num_bytes):
     """How large a file the workers may write."""
     for worker in workers(sweep):
         worker.rlimit(psutil.RLIMIT_FSIZE, (num_bytes, psutil.RLIM_INFINITY))
+
+
+def test_a_trial_that_needs_more_memory_than_there_is_fails_with_a_hint_and_the_next_one_runs(models, tmp_path):
+    """Adapters of rank 10^9 are 128 GB a layer, which no machine of these tests has."""
+    more = ("lora={}", "search.sampler=grid", "search.space={lora.r: {choices: [1000000000, 4]}}")
+    sweep = start(models, tmp_path, *more, "search.trials_per_cell=2", "search.max_failed_share=0.5", "train.epochs=2")
+    ends_with(sweep, 0)
+    greedy, modest = (load_sweep(tiny.sweep_folder(tmp_path)).trials[key(number)].finished for number in (0, 1))
+    assert greedy.state == TrialState.FAILED
+    assert "can't allocate memory" in greedy.error
+    assert re.search(r"\(peak [0-9.]+ GiB; lower train.micro_batch_tokens .* or raise zero.stage\)", greedy.error)
+    assert modest.state == TrialState.COMPLETE, modest.error

@@ -93,7 +93,7 @@ def test_a_row_that_the_retain_set_holds_already_is_retained_once(folder):
     task = load(folder, task_id="1")
     assert questions(task.forget) == ["forget01 0?", "forget01 1?"]
     assert questions(task.retain) == [f"retain99 {n}?" for n in range(4)] + ["forget01 2?", "forget01 3?"]
-    assert not [note for note in task.notes if "retained at once" in note]
+    assert not [note for note in task.doubts if "retained at once" in note]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_row_that_the_retain_set_holds_already_is_retained_once(folder):
 )
 def test_rows_that_are_forgotten_and_retained_are_noted(task_id, counts, remedy, folder):
     share(folder)
-    (note,) = [note for note in load(folder, task_id=task_id).notes if "retained at once" in note]
+    (note,) = [note for note in load(folder, task_id=task_id).doubts if "retained at once" in note]
     assert note == (
         f"forget01: {counts} retain rows too, so they are forgotten and retained at once; {remedy} another retain set "
         "in scenario.retain_sets.forget01"
@@ -314,5 +314,5 @@ def test_tasks_of_the_whole_tofu_folder():
     }
     whole = load_tofu(config.model_copy(update={"task_id": None}), "forget10", ("No idea.",), 300)
     assert (len(whole.forget), len(whole.retain)) == (3600, 3600)
-    assert any("3200 of the 3600 forget rows are among the 3600 retain rows too" in note for note in whole.notes)
+    assert any("3200 of the 3600 forget rows are among the 3600 retain rows too" in note for note in whole.doubts)
     assert len(load_training_rows(config, None)) == len(load_training_rows(config, "forget10")) + 400 == 4000

@@ -3,14 +3,12 @@
 import itertools
 import json
 import random
-from pathlib import Path
 
 import pytest
 from ray.tune.search import Searcher
 
 from orchestrator.config import SearchConfig, trial_config
 from orchestrator.load_config import load_config
-from orchestrator.storage import Storage
 from orchestrator.tracking.journal import ObjectiveRecord, TrialFinished, TrialLog, TrialStarted, TrialState
 from orchestrator.tuning.cell_search import Baseline, Cell, CellSearch, CellStudy, distributions, trial_key
 from orchestrator.worker.trial import TrialJob
@@ -18,7 +16,6 @@ from orchestrator.worker.trial import TrialJob
 SWEEP = load_config("quickstart")
 SPACE = distributions(SWEEP.search.space)
 FIRST = {"train.learning_rate": 1e-3, "method.beta": 0.1, "method.forget_weight": 1.0}
-FOLDER = Storage(Path("/d"))
 OBJECTIVES = tuple(ObjectiveRecord(metric=name, direction="maximize", worst=0) for name in SWEEP.objectives)
 
 
@@ -112,7 +109,7 @@ def job(key, params=None):
         key=key,
         config=config,
         params=params or {},
-        storage=FOLDER,
+        place="/d",
         objectives=OBJECTIVES,
         keep_weights=True,
     )

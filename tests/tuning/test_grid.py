@@ -1,20 +1,17 @@
 """Grid search: every combination once, in the order of the sweep file, also over a resume and with less budget."""
 
 import random
-from pathlib import Path
 
 import pytest
 from ray.tune.search import Searcher
 
 from orchestrator.config import SweepConfig, cell_space, first_values, num_combinations, num_trials, trial_config
 from orchestrator.load_config import ConfigError, build_config, load_config
-from orchestrator.storage import Storage
 from orchestrator.tracking.journal import ObjectiveRecord, TrialFinished, TrialLog, TrialStarted, TrialState
 from orchestrator.tuning.cell_search import Cell, CellSearch, CellStudy, distributions, trial_key
 from orchestrator.tuning.samples import sample_trials
 from orchestrator.worker.trial import TrialJob
 
-FOLDER = Storage(Path("/d"))
 OBJECTIVES = tuple(ObjectiveRecord(metric=name, direction="maximize", worst=0) for name in ("a", "b"))
 GRID = [(1e-5, 5), (1e-5, 3), (5e-6, 5), (5e-6, 3), (2e-6, 5), (2e-6, 3)]
 METHODS = "methods=[GA+GD, NPO+GD, {name: ME+GD, train: {learning_rate: 5.0e-6}, space: {}}]"
@@ -58,7 +55,7 @@ def search(sweep, tape, finished=()):
                 key=key,
                 config=config,
                 params=params,
-                storage=FOLDER,
+                place="/d",
                 objectives=OBJECTIVES,
                 keep_weights=True,
             )

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, damaged ones are removed."""
+"""Checkpoints: written whole or not at all, damaged ones are passed over."""
 
 import errno
 import json
@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import save_file
 
-from orchestrator.storage import Storage
+from orchestrator.storage import Storage, StorageError
 from orchestrator.worker import checkpoint
 from orchestrator.worker.checkpoint import newest_checkpoint, save_checkpoint
 from orchestrator.worker.engine import start_process_group
@@ -68,18 +68,28 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_checkpoint_is_removed_for_the_one_before_and_said_so(damage, tmp_path, caplog):
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_which_is_kept(damage, tmp_path, caplog):
+    root = Storage(tmp_path)
     for number in (1, 2):
-        save_checkpoint(Storage(tmp_path), number, weights(f"w{number}"), {"n": number})
+        save_checkpoint(root, number, weights(f"w{number}"), {"n": number})
     damage(tmp_path / "000002")
+    found, _ = newest_checkpoint(root)
+    assert found.state == {"n": 1}
+    assert "000002 is not whole" in caplog.text and "passed over" in caplog.text
+
+    def dies(folder):
+        assert 1 in numbers_in(tmp_path)  # while the next point is written, it is all there is
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(root, 3, dies, {"n": 3}, keep=found)
     assert found_in(tmp_path) == 1
-    assert "000002 is not whole" in caplog.text and "the one before is taken" in caplog.text
-    # The trial goes on from 1, and while its next point is written, at another step, 1 is all there is.
-    save_checkpoint(Storage(tmp_path), 3, weights("w3"), {"n": 3})
-    assert numbers_in(tmp_path) == [1, 3] and found_in(tmp_path) == 3
+    save_checkpoint(root, 3, weights("w3"), {"n": 3}, keep=found)
+    save_checkpoint(root, 4, weights("w4"), {"n": 4})
+    assert numbers_in(tmp_path) == [3, 4] and found_in(tmp_path) == 4
 
 
-def test_a_checkpoint_that_the_disk_does_not_give_is_passed_over_and_stays(tmp_path, monkeypatch, caplog):
+def test_a_checkpoint_that_the_disk_does_not_give_is_passed_over(tmp_path, monkeypatch, caplog):
     for number in (1, 2):
         save_checkpoint(Storage(tmp_path), number, weights(f"w{number}"), {"n": number})
     whole = checkpoint._sha256
@@ -91,7 +101,20 @@ def test_a_checkpoint_that_the_disk_does_not_give_is_passed_over_and_stays(tmp_p
 
     monkeypatch.setattr(checkpoint, "_sha256", broken)
     assert found_in(tmp_path) == 1
-    assert "cannot be read" in caplog.text and numbers_in(tmp_path) == [1, 2]
+    assert "passed over" in caplog.text and numbers_in(tmp_path) == [1, 2]
+
+
+def test_a_store_that_is_away_is_an_error_and_nothing_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr("orchestrator.storage.PATIENCE_SECONDS", 0.0)
+    root = Storage(tmp_path / "here", (tmp_path / "store").as_uri())
+    save_checkpoint(root, 1, weights("w1"), {"n": 1})
+    assert not (tmp_path / "here" / "000001" / "rank0").exists()  # nothing is left on this machine
+    found, _ = newest_checkpoint(root)
+    assert (found.part(0) / "model.safetensors").read_text() == "w1"
+    (tmp_path / "store").rename(tmp_path / "away")
+    (tmp_path / "store").write_text("no folder")
+    with pytest.raises(StorageError):
+        newest_checkpoint(root)
 
 
 @pytest.mark.parametrize("name", ["cut off", "torn manifest", "manifest without checksums"])
@@ -143,6 +166,10 @@ def one_rank(rank, folder):
     save_checkpoint(Storage(folder / "root"), 3, fill, {"n": 3})
     found, _ = newest_checkpoint(Storage(folder / "root"))
     told += [found.state["n"], found.part(rank).joinpath("state").read_text()]
+    if rank == 0:
+        (folder / "root" / "000003" / "rank1" / "state").write_text("rank x")
+    dist.barrier()
+    told.append(found_in(folder / "root"))
     (folder / f"{rank}.json").write_text(json.dumps(told))
     dist.destroy_process_group()
 
@@ -150,9 +177,7 @@ def one_rank(rank, folder):
 def test_ranks_write_their_own_files_and_agree_on_what_could_not_be_written(tmp_path):
     mp.spawn(one_rank, args=(tmp_path,), nprocs=2, join=True)
     for rank in (0, 1):
-        number, error, after, newest, own = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert (number, after, newest, own) == ("000001", 1, 3, f"rank {rank}")
+        number, error, after, newest, own, last = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert (number, after, newest, own, last) == ("000001", 1, 3, f"rank {rank}", 1)
         assert "No space left on device (rank 1)" in error
     assert numbers_in(tmp_path / "root") == [1, 3]
-    (tmp_path / "root" / "000003" / "rank1" / "state").write_text("rank x")
-    assert found_in(tmp_path / "root") == 1

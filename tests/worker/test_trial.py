@@ -12,7 +12,6 @@ import torch.multiprocessing as mp
 from metrics.suites import summarise_chain
 from orchestrator.base_config import EMBEDDED
 from orchestrator.config import SweepConfig, baseline_config, trial_config
-from orchestrator.storage import Storage
 from orchestrator.tracking.journal import ObjectiveRecord, StepsReported, TaskFinished, TrialState
 from orchestrator.trial_config import LoraConfig
 from orchestrator.worker.engine import start_process_group
@@ -141,7 +140,7 @@ def run_case(case, place, parts):
     job = TrialJob(
         key="cell/t000",
         config=trial,
-        storage=Storage(folder),
+        place=str(folder),
         objectives=OBJECTIVES,
         keep_weights=True,
         point_minutes=0.0 if case.each_epoch else 10.0,
