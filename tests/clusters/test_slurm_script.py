@@ -1,10 +1,12 @@
 """The SLURM script runs from start to end where small programs stand for SLURM, Apptainer, Ray and the sweep."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import time
 
+import psutil
 import pytest
 
 from tests.clusters.conftest import CLUSTERS
@@ -91,9 +93,12 @@ def wait_for(tmp_path, words):
 
 def left_of(process):
     """Processes of the job that are still there."""
-    return subprocess.run(
-        ["ps", "-o", "args=", "--sid", str(process.pid)], capture_output=True, text=True, check=False
-    ).stdout.splitlines()
+    found = []
+    for pid in psutil.pids():
+        with contextlib.suppress(ProcessLookupError, psutil.Error):
+            if os.getsid(pid) == process.pid and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                found.append(pid)
+    return found
 
 
 def test_term_closes_the_sweep_and_queues_the_job_again(job, tmp_path):
