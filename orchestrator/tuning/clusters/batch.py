@@ -76,7 +76,7 @@ def servers_inside(file: ClusterFile) -> Iterator[str]:
 def goes_on(file: ClusterFile) -> Iterator[str]:
     """Before the time limit the sweep is closed and the job queued again, with the same command."""
     code = _code(file)
-    if not re.search(r"trap .*\bTERM\b", code):
+    if not re.search(r"^trap .*\bTERM\b", code, re.MULTILINE):
         yield "no trap for TERM, which comes before the time limit; close the sweep there and requeue"
     if "scontrol requeue" not in code:
         yield "scontrol requeue is missing; a job that reached its limit would not go on"
