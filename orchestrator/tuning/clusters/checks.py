@@ -11,7 +11,7 @@ Check = Callable[[ClusterFile], Iterator[str]]
 
 _OPEN = re.compile(r"(?<![\d.])0\.0\.0\.0(/0)?(?!\.?\d)|(?<![:\w])::/0")
 _SECRETS = re.compile(r"hf_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16}|-----BEGIN [A-Z ]*PRIVATE KEY-----|\b[0-9a-f]{64}\b")
-_IMAGE = re.compile(r"ghcr\.io/[\w./-]+(:[\w.-]+)?|rayproject/[\w.-]+(:[\w.-]+)?")
+_IMAGE = re.compile(r"(?:(?<![\w-])image:\s*|docker://)(?P<name>[^\s'\"]+)")
 
 
 def image() -> str:
@@ -57,9 +57,12 @@ def no_secret(file: ClusterFile) -> Iterator[str]:
 
 
 def one_image(file: ClusterFile) -> Iterator[str]:
-    """Every node runs the image of this version."""
-    named = {found[0] for _, line in _lines(file) for found in _IMAGE.finditer(line)}
-    for other in sorted(named - {image()}):
+    """Every node runs the image of this version, whatever registry holds it."""
+    named = {found["name"] for _, line in _lines(file) for found in _IMAGE.finditer(line)}
+    wanted = image().rpartition("/")[2]
+    for other in sorted(name for name in named if name.rpartition("/")[2] != wanted):
         yield f"names image {other}; every node needs {image()}, which has this version of Lethe and of Ray"
+    if len(named) > 1:
+        yield f"names several images, {', '.join(sorted(named))}; every node needs the same"
     if not named:
         yield f"names no image; every node needs {image()}"
