@@ -21,7 +21,7 @@ NUM_STEPS = 300  # 120 epochs x 10 rows / batch 4
 # Random suggestions do not depend on what became of other trials, so that a trial can be compared whatever they met.
 SEARCH = (
     "methods=[GA+GD]", f"search.trials_per_cell={NUM_TRIALS}", "search.sampler=random", "train.epochs=120",
-    "checkpoint.every_minutes=0.005",
+    "checkpoint.every_minutes=0.01",
 )  # fmt: skip
 STARTED = []
 

@@ -25,7 +25,12 @@ from tests.ray.chaos import (
     workers,
 )
 
-pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.usefixtures("no_sweep_is_left")]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.chaos,
+    pytest.mark.timeout(1200),
+    pytest.mark.usefixtures("no_sweep_is_left"),
+]
 TERMINATED, KILLED, INTERRUPTED_TWICE, NO_ROOM = range(4)
 
 
