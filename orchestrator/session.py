@@ -44,6 +44,7 @@ from orchestrator.tracking.kept_journal import fetch_journal, open_journal, reco
 from orchestrator.tracking.pump import Pump, redact_argument, redact_uri
 from orchestrator.tracking.recorder import Recorder
 from orchestrator.trial_config import known_metrics
+from orchestrator.tuning.clusters.files import nodes_at_maximum, read_cluster_file
 from orchestrator.tuning.resources import Node, Plan, plan_slots
 from orchestrator.tuning.search import Search, SearchError, ray_session
 
@@ -155,8 +156,11 @@ def run(study: Study, console: Console) -> int:
     return code
 
 
-def dry_run(sweep: SweepConfig, console: Console) -> None:
-    """Print the resolved configuration, what would run, where, and three sampled trials; start nothing."""
+def dry_run(sweep: SweepConfig, console: Console, cluster: str | None = None) -> None:
+    """Print the resolved configuration, what would run, where, and three sampled trials; start nothing.
+
+    With a `cluster` file the plan is for that cluster at its largest, and what is wrong with the file is noted.
+    """
     from orchestrator.tuning.samples import sample_trials  # noqa: PLC0415  (Optuna, for this only)
 
     tasks = preflight.check(sweep)
@@ -170,7 +174,7 @@ def dry_run(sweep: SweepConfig, console: Console) -> None:
         if len(chain) > 1:
             console.print(f"  {name}: {len(chain)} tasks one after another: {', '.join(task.name for task in chain)}")
     _say_notes(sweep, tasks, console)
-    where, nodes = _look_at_nodes(sweep)
+    where, nodes = _look_at_nodes(sweep) if cluster is None else _look_at_cluster_file(sweep, cluster, console)
     console.print(f"plan for {where}: {plan_slots(sweep.resources, nodes, _num_trials(sweep))}")
     console.print(f"disk: {preflight.estimate_disk(sweep)}")
     console.print("sampled trials:")
@@ -214,6 +218,19 @@ def _look_at_nodes(sweep: SweepConfig) -> tuple[str, list[Node]]:
         return "this machine", [preflight.this_machine()]
     with ray_session(sweep.resources) as nodes:
         return f"the cluster at {address}", nodes
+
+
+def _look_at_cluster_file(sweep: SweepConfig, cluster: str, console: Console) -> tuple[str, list[Node]]:
+    from orchestrator.tuning.clusters.checks import problems  # noqa: PLC0415  (imports Ray)
+
+    file = read_cluster_file(cluster)
+    nodes = nodes_at_maximum(file)
+    found = problems(file)
+    if sweep.strict and found:
+        raise ConfigError(f"--cluster: {cluster}: {found[0]} (strict=true refuses what would only be noted)")
+    for problem in found:
+        console.print(f"note: {cluster}: {problem}", style="yellow")
+    return f"{cluster} at its largest", nodes
 
 
 def open_record(study: Study, plan: Plan) -> tuple[Recorder, Pump[Any], CheckpointKeeper]:

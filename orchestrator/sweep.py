@@ -2,6 +2,7 @@
 
 python -m orchestrator.sweep                                        the quickstart: minutes, on any machine
 python -m orchestrator.sweep --dry-run tofu_tiny                    what would run, without starting anything
+python -m orchestrator.sweep --dry-run tofu_search --cluster clusters/aws-p4d.yaml       and on that cluster
 python -m orchestrator.sweep tofu_tiny scenario.source=DATA model.target=MODEL search.trials_per_cell=20
 python -m orchestrator.sweep my_sweep.yaml resources.workers_per_trial=8 resources.gpus_per_worker=1
 python -m orchestrator.sweep --resume ~/lethe/quickstart-20260101-120000
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             config = load_config(arguments.sweep or "quickstart", arguments.overrides)
             if arguments.dry_run:
-                session.dry_run(config, console)
+                session.dry_run(config, console, arguments.cluster)
                 return 0
             study = session.start(config, console)
         return session.run(study, console)
@@ -66,6 +67,9 @@ def _parse(argv: Sequence[str] | None) -> Any:
     )
     parser.add_argument("--dry-run", action="store_true", help="print what would run, and start nothing")
     parser.add_argument(
+        "--cluster", metavar="FILE", help="with --dry-run: plan for this cluster file (launcher, KubeRay, SLURM)"
+    )
+    parser.add_argument(
         "--resume", metavar="DIR", help="go on with the sweep in this folder or URI; with SWEEP, or start it there"
     )
     arguments = parser.parse_intermixed_args(argv)
@@ -75,6 +79,8 @@ def _parse(argv: Sequence[str] | None) -> Any:
         parser.error(f"one sweep at a time, but got {', '.join(names)}")
     if arguments.resume is not None and arguments.dry_run:
         parser.error("--resume goes on with a sweep, --dry-run starts nothing; choose one")
+    if arguments.cluster is not None and not arguments.dry_run:
+        parser.error("--cluster only plans; add --dry-run, or start the cluster and submit the sweep there")
     arguments.sweep = names[0] if names else None
     return arguments
 

@@ -13,7 +13,7 @@ from orchestrator.config import SweepConfig
 from orchestrator.load_config import build_config, shipped_sweeps
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "clusters" / "README.md", *(ROOT / "docs").glob("*.md")])
 
 
 @pytest.fixture(scope="module")

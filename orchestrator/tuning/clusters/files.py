@@ -1,0 +1,178 @@
+"""Cluster files, read without a cluster: what a file of Ray's launcher, KubeRay or SLURM offers at its largest."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from orchestrator.load_config import ConfigError
+from orchestrator.tuning.resources import Node
+
+Kind = Literal["launcher", "kuberay", "slurm"]
+_GPUS = "nvidia.com/gpu"
+_QUANTITY = re.compile(r"(?P<number>\d+(\.\d+)?)(?P<unit>m|)")
+_DIRECTIVE = re.compile(r"^#SBATCH\s+--(?P<name>[a-z-]+)(=(?P<value>\S+))?", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class ClusterFile:
+    """A cluster file: its text, and for YAML the document that describes the cluster."""
+
+    path: Path
+    kind: Kind
+    text: str
+    document: dict[str, Any]
+
+    @property
+    def ray_cluster(self) -> dict[str, Any]:
+        """KubeRay's description of the cluster, also where a RayJob holds it."""
+        spec = self.document.get("spec", {})
+        found = spec.get("rayClusterSpec", spec) if self.document.get("kind") == "RayJob" else spec
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def directives(self) -> dict[str, str]:
+        """SLURM's #SBATCH lines, `--name=value`; without a value "" ."""
+        return {found["name"]: found["value"] or "" for found in _DIRECTIVE.finditer(self.text)}
+
+
+def read_cluster_file(path: Path | str) -> ClusterFile:
+    """ConfigError: no such file, no YAML, or nothing in it that describes a cluster."""
+    path = Path(path).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise ConfigError(f"--cluster: cannot read {path} ({reason}); name a file like those in clusters/") from error
+    if "#SBATCH" in text:
+        return ClusterFile(path, "slurm", text, {})
+    try:
+        documents = [found for found in yaml.safe_load_all(text) if isinstance(found, dict)]
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--cluster: {path} is no YAML ({' '.join(str(error).split())}); correct it") from error
+    for document in documents:
+        if "provider" in document:
+            return ClusterFile(path, "launcher", text, document)
+        if document.get("kind") in ("RayCluster", "RayJob"):
+            return ClusterFile(path, "kuberay", text, document)
+    raise ConfigError(
+        f"--cluster: {path} describes no cluster; name a file of Ray's launcher (with `provider`), of KubeRay (kind "
+        "RayCluster or RayJob) or of SLURM (with #SBATCH lines)"
+    )
+
+
+def nodes_at_maximum(file: ClusterFile) -> list[Node]:
+    """The nodes that there are when the cluster is as large as it gets. ConfigError: a number is missing or none."""
+    match file.kind:
+        case "launcher":
+            return _launcher_nodes(file)
+        case "kuberay":
+            return _kuberay_nodes(file)
+        case "slurm":
+            return _slurm_nodes(file)
+
+
+def _launcher_nodes(file: ClusterFile) -> list[Node]:
+    """The head, and workers by priority until `max_workers` is reached, as the autoscaler would add them."""
+    if _mapping(file, file.document.get("provider"), "provider").get("type") == "local":
+        return _own_hosts(file)
+    types = _mapping(file, file.document.get("available_node_types"), "available_node_types")
+    head = file.document.get("head_node_type")
+    if not isinstance(head, str) or head not in types:
+        raise _error(file, "head_node_type", head, f"name one of {', '.join(types)}")
+    workers = [(name, _mapping(file, types[name], f"available_node_types.{name}")) for name in types if name != head]
+    largest = _whole(file, file.document.get("max_workers"), "max_workers")
+    nodes = [_launcher_node(file, head, types[head])]
+    for name, worker in sorted(workers, key=lambda found: -found[1].get("priority", 0)):
+        number = _whole(file, worker.get("max_workers", largest), f"available_node_types.{name}.max_workers")
+        nodes += [_launcher_node(file, name, worker)] * min(number, largest + 1 - len(nodes))
+    return nodes
+
+
+def _launcher_node(file: ClusterFile, name: str, node_type: Mapping[str, Any]) -> Node:
+    key = f"available_node_types.{name}.resources"
+    offered = _mapping(file, node_type.get("resources"), key)
+    return Node(
+        _number(file, offered.get("CPU"), f"{key}.CPU"),
+        _number(file, offered.get("GPU", 0), f"{key}.GPU"),
+    )
+
+
+def _own_hosts(file: ClusterFile) -> list[Node]:
+    """Ray finds out what its own hosts have when it starts there; `metadata.worker` says it beforehand."""
+    hosts = file.document["provider"].get("worker_ips")
+    if not isinstance(hosts, list):
+        raise _error(file, "provider.worker_ips", hosts, "list the addresses of the workers")
+    metadata = _mapping(file, file.document.get("metadata"), "metadata")
+    offered = _mapping(file, metadata.get("worker"), "metadata.worker")
+    number = _whole(file, file.document.get("max_workers", len(hosts)), "max_workers")
+    worker = Node(
+        _number(file, offered.get("CPU"), "metadata.worker.CPU"),
+        _number(file, offered.get("GPU", 0), "metadata.worker.GPU"),
+    )
+    return [Node(0, 0), *[worker] * min(number, len(hosts))]
+
+
+def _kuberay_nodes(file: ClusterFile) -> list[Node]:
+    """The head and every worker group at its largest: the autoscaler knows no limit over all groups."""
+    spec = file.ray_cluster
+    nodes = [_pod(file, _mapping(file, spec.get("headGroupSpec"), "headGroupSpec"), "headGroupSpec")]
+    groups = spec.get("workerGroupSpecs")
+    if not isinstance(groups, list) or not groups:
+        raise _error(file, "workerGroupSpecs", groups, "give at least one worker group")
+    for index, group in enumerate(groups):
+        key = f"workerGroupSpecs[{index}]"
+        found = _mapping(file, group, key)
+        number = _whole(file, found.get("maxReplicas"), f"{key}.maxReplicas")
+        nodes += [_pod(file, found, key)] * (number * _whole(file, found.get("numOfHosts", 1), f"{key}.numOfHosts"))
+    return nodes
+
+
+def _pod(file: ClusterFile, group: Mapping[str, Any], key: str) -> Node:
+    """As Ray's autoscaler reads it: `rayStartParams` first, then the limits of the first container."""
+    started = group.get("rayStartParams") or {}
+    try:
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    except (KeyError, IndexError, TypeError):
+        limits = {}
+    cpus, gpus = started.get("num-cpus", limits.get("cpu")), started.get("num-gpus", limits.get(_GPUS, 0))
+    where = f"{key}.template.spec.containers[0].resources.limits"
+    return Node(_number(file, cpus, f"{where}.cpu"), _number(file, gpus, f"{where}.{_GPUS}"))
+
+
+def _slurm_nodes(file: ClusterFile) -> list[Node]:
+    """The nodes of the job are all alike; the head runs beside workers on the first."""
+    asked = file.directives
+    number = _whole(file, asked.get("nodes", "").split("-")[-1], "#SBATCH --nodes")
+    cpus = _number(file, asked.get("cpus-per-task"), "#SBATCH --cpus-per-task")
+    gpus = asked.get("gpus-per-node") or asked.get("gres", "gpu:0")
+    return [Node(cpus, _number(file, gpus.split(":")[-1], "#SBATCH --gres"))] * number
+
+
+def _mapping(file: ClusterFile, value: object, key: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _error(file, key, value, "write a mapping of names to values there")
+    return value
+
+
+def _number(file: ClusterFile, value: object, key: str) -> float:
+    found = _QUANTITY.fullmatch(str(value)) if not isinstance(value, bool) else None
+    if not found:
+        raise _error(file, key, value, "write how many one node has, such as 8")
+    return float(found["number"]) / (1000 if found["unit"] == "m" else 1)
+
+
+def _whole(file: ClusterFile, value: object, key: str) -> int:
+    number = _number(file, value, key)
+    if number != math.floor(number):
+        raise _error(file, key, value, "write a whole number")
+    return int(number)
+
+
+def _error(file: ClusterFile, key: str, value: object, remedy: str) -> ConfigError:
+    said = "is missing" if value is None or value == "" else f"is {value!r}"
+    return ConfigError(f"--cluster: {file.path}: {key} {said}; {remedy}")

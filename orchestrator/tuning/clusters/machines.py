@@ -1,0 +1,96 @@
+"""What the clouds have, as far as cluster files use it: machines, places, and the keys that Ray's providers pass on.
+
+Ray's own schema does not look into `provider` and `node_config`: a typing error there shows when a node is asked for.
+"""
+
+import re
+from typing import NamedTuple
+
+
+class Machine(NamedTuple):
+    """One machine type."""
+
+    cpus: int
+    gpus: int
+    memory_gib: int
+
+
+MACHINES: dict[str, dict[str, Machine]] = {
+    "aws": {
+        "m6i.xlarge": Machine(4, 0, 16),
+        "m6i.2xlarge": Machine(8, 0, 32),
+        "m6i.4xlarge": Machine(16, 0, 64),
+        "g5.2xlarge": Machine(8, 1, 32),
+        "g5.12xlarge": Machine(48, 4, 192),
+        "g5.48xlarge": Machine(192, 8, 768),
+        "g6.2xlarge": Machine(8, 1, 32),
+        "g6.12xlarge": Machine(48, 4, 192),
+        "g6.48xlarge": Machine(192, 8, 768),
+        "p4d.24xlarge": Machine(96, 8, 1152),
+        "p4de.24xlarge": Machine(96, 8, 1152),
+        "p5.48xlarge": Machine(192, 8, 2048),
+    },
+    "gcp": {
+        "n2-standard-4": Machine(4, 0, 16),
+        "n2-standard-8": Machine(8, 0, 32),
+        "n2-standard-16": Machine(16, 0, 64),
+        "a2-highgpu-1g": Machine(12, 1, 85),
+        "a2-highgpu-2g": Machine(24, 2, 170),
+        "a2-highgpu-4g": Machine(48, 4, 340),
+        "a2-highgpu-8g": Machine(96, 8, 680),
+        "a3-highgpu-1g": Machine(26, 1, 234),
+        "a3-highgpu-2g": Machine(52, 2, 468),
+        "a3-highgpu-4g": Machine(104, 4, 936),
+        "a3-highgpu-8g": Machine(208, 8, 1872),
+    },
+    "azure": {
+        "Standard_D4s_v5": Machine(4, 0, 16),
+        "Standard_D8s_v5": Machine(8, 0, 32),
+        "Standard_D16s_v5": Machine(16, 0, 64),
+        "Standard_NC24ads_A100_v4": Machine(24, 1, 220),
+        "Standard_ND96asr_v4": Machine(96, 8, 900),
+        "Standard_ND96amsr_A100_v4": Machine(96, 8, 1900),
+        "Standard_ND96isr_H100_v5": Machine(96, 8, 1900),
+    },
+}
+
+# The form of a place's name, under the key that holds it.
+PLACES: dict[str, dict[str, re.Pattern[str]]] = {
+    "aws": {"region": re.compile(r"(us|eu|ap|ca|sa|me|af|il|mx)(-[a-z]+)+-\d")},
+    "gcp": {
+        "region": re.compile(r"(us|europe|asia|australia|northamerica|southamerica|me|africa)-[a-z]+\d+"),
+        "availability_zone": re.compile(r"[a-z]+-[a-z]+\d+-[a-f]"),
+    },
+    "azure": {"location": re.compile(r"[a-z]+[0-9]?")},
+}
+
+_EVERYWHERE = {"type", "module", "use_internal_ips", "cache_stopped_nodes"}
+PROVIDER_KEYS: dict[str, set[str]] = {
+    "aws": _EVERYWHERE | {"region", "availability_zone", "security_group", "key_pair", "aws_credentials", "cloudwatch"},
+    "gcp": _EVERYWHERE | {"region", "availability_zone", "project_id", "gcp_credentials"},
+    "azure": _EVERYWHERE
+    | {
+        "location", "resource_group", "subscription_id", "subnet_mask", "unique_id", "tags", "availability_zone",
+        "msi_name", "msi_resource_group", "use_external_head_ip",
+    },
+    "local": {"type", "head_ip", "worker_ips", "coordinator_address", "use_internal_ips"},
+}  # fmt: skip
+
+NODE_KEYS: dict[str, set[str]] = {
+    "aws": {
+        "InstanceType", "ImageId", "SubnetIds", "SubnetId", "SecurityGroupIds", "KeyName", "IamInstanceProfile",
+        "MetadataOptions", "InstanceMarketOptions", "BlockDeviceMappings", "TagSpecifications", "UserData", "Placement",
+        "NetworkInterfaces", "LaunchTemplate", "CapacityReservationSpecification", "EbsOptimized", "Monitoring",
+    },
+    "gcp": {
+        "machineType", "disks", "networkInterfaces", "scheduling", "tags", "metadata", "serviceAccounts", "labels",
+        "guestAccelerators", "shieldedInstanceConfig", "minCpuPlatform", "sourceInstanceTemplate",
+        "reservationAffinity",
+    },
+    "azure": {"azure_arm_parameters", "tags"},
+    "azure_arm_parameters": {
+        "vmSize", "imagePublisher", "imageOffer", "imageSku", "imageVersion", "imageId", "osDiskSize", "priority",
+        "evictionPolicy", "billingProfile", "enableAcceleratedNetworking", "availability_zone", "adminUsername",
+        "publicKey",
+    },
+}  # fmt: skip

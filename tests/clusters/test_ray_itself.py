@@ -1,0 +1,110 @@
+"""What cluster files and their README rest on, asked of the Ray that is installed: options, reading, choices."""
+
+import re
+import shlex
+
+import pytest
+import yaml
+from ray.autoscaler._private.kuberay.autoscaling_config import _generate_available_node_types_from_ray_cr_spec
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+from ray.autoscaler.v2.instance_manager.subscribers.cloud_resource_monitor import CloudResourceMonitor
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.core.generated.autoscaler_pb2 import ResourceRequestByCount
+from ray.core.generated.instance_manager_pb2 import Instance, InstanceUpdateEvent
+from ray.dashboard.modules.job.cli import submit
+from ray.scripts.scripts import start
+
+from orchestrator.tuning.clusters.files import nodes_at_maximum, read_cluster_file
+from tests.clusters.conftest import CLUSTERS, LAUNCHER
+
+
+def options(command, words):
+    """Parse words as the command would; click raises for what it does not know."""
+    return command.make_context(command.name, list(words), resilient_parsing=False).params
+
+
+@pytest.mark.parametrize("name", LAUNCHER)
+def test_ray_start_knows_every_option_of_the_launcher(name):
+    document = yaml.safe_load((CLUSTERS / name).read_text())
+    for key, is_head in (("head_start_ray_commands", True), ("worker_start_ray_commands", False)):
+        (command,) = [command for command in document[key] if command.startswith("ray start")]
+        found = options(start, shlex.split(command)[2:])
+        assert found["head"] is is_head
+        assert found["address"] == (None if is_head else "$RAY_HEAD_IP:6379")
+
+
+def test_ray_start_knows_every_option_of_the_slurm_script():
+    text = (CLUSTERS / "slurm.sbatch").read_text().replace("\\\n", " ")
+    text = re.sub(r'"?\$\{?\w+\}?"?', "7", text.replace('"$RAY_ADDRESS"', "10.0.0.1:7"))
+    head, worker = re.findall(r"ray start (.*?)\s*(?:&|\n)", text)
+    found = options(start, shlex.split(head))
+    assert (found["head"], found["block"], found["dashboard_host"], found["port"]) == (True, True, "127.0.0.1", 7)
+    assert (found["min_worker_port"], found["max_worker_port"]) == (0, 0)
+    found = options(start, shlex.split(worker))
+    assert (found["head"], found["block"], found["address"]) == (False, True, "10.0.0.1:7")
+
+
+def test_ray_job_submit_knows_every_option():
+    text = (CLUSTERS / "README.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"ray job submit (.*?)(?:'|\n)", text)
+    assert len(commands) >= 7
+    for command in (command for command in commands if "orchestrator" in command):
+        found = options(submit, shlex.split(command))
+        assert found["no_wait"] is True
+        assert found["entrypoint"][:3] == ("python", "-m", "orchestrator.sweep")
+
+
+@pytest.mark.parametrize("name", ["kuberay-cluster.yaml", "kuberay-job.yaml"])
+def test_ray_reads_the_same_nodes_from_pods_as_a_dry_run(name):
+    file = read_cluster_file(CLUSTERS / name)
+    types = _generate_available_node_types_from_ray_cr_spec(file.ray_cluster)
+    expected = [(types["headgroup"]["resources"]["CPU"], types["headgroup"]["resources"].get("GPU", 0))]
+    for group in (kind for kind in types if kind != "headgroup"):
+        offered = types[group]["resources"]
+        expected += [(offered["CPU"], offered["GPU"])] * types[group]["max_workers"]
+    assert [(node.cpus, node.gpus) for node in nodes_at_maximum(file)] == expected
+    assert types["worker-spot"]["priority"] > types["worker-on-demand"]["priority"]
+
+
+def launches(name, monitor, number=3):
+    """What the autoscaler would start for as many workers of a trial as fill `number` nodes."""
+    document = yaml.safe_load((CLUSTERS / name).read_text())
+    config = AutoscalingConfig({**document, "auth": {}}, skip_content_hash=True)
+    each = document["available_node_types"]["worker_spot"]["resources"]["GPU"]
+    ask = ResourceRequestByCount(request=ResourceRequestUtil.make({"CPU": 1, "GPU": 1}), count=number * each)
+    reply = ResourceDemandScheduler().schedule(
+        SchedulingRequest(
+            node_type_configs=config.get_node_type_configs(),
+            max_num_nodes=config.get_max_num_nodes(),
+            resource_requests=[ask],
+            cloud_resource_availabilities=monitor.get_resource_availabilities(),
+            recoverable_resource_availabilities=monitor.get_recoverable_resource_availabilities(),
+            disable_launch_config_check=True,
+        )
+    )
+    return {
+        request.instance_type: request.count
+        for request in reply.to_launch
+        if request.instance_type != document["head_node_type"]
+    }
+
+
+def told(status):
+    monitor = CloudResourceMonitor()
+    event = InstanceUpdateEvent(instance_id="i", new_instance_status=status, instance_type="worker_spot")
+    monitor.notify([event])
+    return monitor
+
+
+def test_spot_nodes_are_asked_for_first_as_many_as_are_needed():
+    assert launches("aws-g5.yaml", CloudResourceMonitor()) == {"worker_spot": 3}
+
+
+def test_after_a_refusal_ray_asks_for_the_same_type_again():
+    """Why cluster files name a provider of Lethe. Where this fails, Ray has learned it and that is not needed."""
+    assert launches("aws-g5.yaml", told(Instance.ALLOCATION_FAILED)) == {"worker_spot": 3}
+
+
+def test_after_a_node_that_never_joined_ray_asks_for_the_other_type():
+    assert launches("aws-g5.yaml", told(Instance.ALLOCATION_TIMEOUT)) == {"worker_on_demand": 3}

@@ -1,0 +1,96 @@
+"""What several files say is the same in all: versions, the image, the token; and the README knows every file."""
+
+import re
+import tomllib
+
+import pytest
+import yaml
+
+from orchestrator.tuning.clusters.checks import image
+from tests.clusters.conftest import CLUSTERS, LAUNCHER, NAMES, ROOT
+
+LOCK = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+DOCKERFILE = (CLUSTERS / "Dockerfile").read_text(encoding="utf-8")
+README = (CLUSTERS / "README.md").read_text(encoding="utf-8")
+ALL = sorted(path for path in CLUSTERS.iterdir() if path.is_file())
+
+
+def commands(text):
+    """Blocks of commands in a Markdown text, with continued lines joined."""
+    return "\n".join(re.findall(r"```console\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+
+
+def test_the_image_has_the_version_of_the_project():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert image() == f"ghcr.io/lethe-unlearning/lethe:{version}"
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
+def test_files_name_one_image_and_no_registry_of_packages(path):
+    text = path.read_text(encoding="utf-8")
+    found = set(re.findall(r"ghcr\.io/[\w./-]+:[\w.]*\w", text))
+    assert found <= {image()}
+    assert found or path.name == "kuberay-storage.yaml"
+    assert not re.search(r"pypi|pythonhosted|index-url|rayproject/|:latest\b", text)
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
+def test_lines_fit(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []  # but for rows of tables
+
+
+@pytest.mark.parametrize("name", ["kuberay-cluster.yaml", "kuberay-job.yaml"])
+def test_ray_is_that_of_the_lock_file(name):
+    assert re.findall(r'rayVersion: "(.*)"', (CLUSTERS / name).read_text()) == [LOCK["ray"]]
+
+
+def test_the_job_starts_the_cluster_of_the_other_file():
+    cluster = yaml.safe_load((CLUSTERS / "kuberay-cluster.yaml").read_text())["spec"]
+    assert yaml.safe_load((CLUSTERS / "kuberay-job.yaml").read_text())["spec"]["rayClusterSpec"] == cluster
+
+
+@pytest.mark.parametrize("name", LAUNCHER)
+def test_the_token_goes_to_every_node_and_ray_asks_for_it(name):
+    document = yaml.safe_load((CLUSTERS / name).read_text())
+    assert document["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
+    assert "--env RAY_AUTH_MODE=token" in document["docker"]["run_options"]
+
+
+def test_the_image_is_built_from_the_lock_file_by_a_user_without_rights():
+    lines = DOCKERFILE.splitlines()
+    assert "RUN pip install -r requirements.lock" in lines
+    assert "RUN pip install --no-deps --no-build-isolation ." in lines
+    assert [line for line in lines if line.startswith("FROM ")] == ["FROM python:3.11.14-slim-bookworm"]
+    assert [line for line in lines if line.startswith("USER ")] == ["USER lethe"]
+    assert lines.index("USER lethe") > max(index for index, line in enumerate(lines) if line.startswith("RUN "))
+    assert "--uid 1000" in DOCKERFILE and "RAY_AUTH_MODE=token" in DOCKERFILE
+    assert not re.search(r"^\s+(?!.*==)[a-z0-9-]+ \\$", DOCKERFILE.split("-c requirements.lock")[1], re.MULTILINE)
+    for source in re.findall(r"^COPY (.+) \S+$", DOCKERFILE, re.MULTILINE):
+        assert all((ROOT / name).exists() for name in source.split())
+
+
+def test_python_of_the_image_is_one_that_the_project_supports():
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert wanted == ">=3.11" and "python:3.11." in DOCKERFILE
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_readme_and_file_say_how_a_cluster_comes_is_used_and_goes(name):
+    assert f"[{name}]({name})" in README
+    text = (CLUSTERS / name).read_text()
+    up, down = ("sbatch", "scancel") if name.endswith(".sbatch") else ("ray up -y", "ray down -y")
+    if name.startswith("kuberay"):
+        up, down = "kubectl apply -f", "kubectl delete -f"
+    for place in (text, commands(README)):
+        assert f"{up} clusters/{name}" in place
+        assert (f"{down} clusters/{name}" if down != "scancel" else "scancel JOBID") in place
+    assert "orchestrator.sweep" in text and "--resume" in text
+
+
+def test_readme_answers_what_it_has_to():
+    for heading in (
+        "Which to pick", "Once", "Up, submit, down", "What it costs", "Where things are", "Look at it", "Spot nodes",
+    ):  # fmt: skip
+        assert re.search(rf"^## .*{heading}", README, re.MULTILINE), heading
+    assert re.search(r"20\d\d", README)
