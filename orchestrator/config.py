@@ -155,7 +155,8 @@ class SweepConfig(Config):
     tracking: TrackingConfig = TrackingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     strict: bool = Field(
-        False, description="refuse data of which rows are forgotten and retained at once, or stand there twice"
+        False,
+        description="refuse rows that are forgotten and retained at once, or stand there twice, and faulty cluster files",
     )
     storage: str = Field(
         DEFAULT_STORAGE, description="folder, or URI such as s3://bucket/path, that holds every sweep's own folder"

@@ -227,7 +227,7 @@ def _look_at_cluster_file(sweep: SweepConfig, cluster: str, console: Console) ->
     nodes = nodes_at_maximum(file)
     found = problems(file)
     if sweep.strict and found:
-        raise ConfigError(f"--cluster: {cluster}: {found[0]} (strict=true refuses what would only be noted)")
+        raise ConfigError(f"--cluster: {cluster}: {found[0]} (strict=true refuses it)")
     for problem in found:
         console.print(f"note: {cluster}: {problem}", style="yellow")
     return f"{cluster} at its largest", nodes

@@ -123,12 +123,12 @@ def test_bad_settings(arguments, override, words, capsys):
         (
             "forget01",
             json.dumps(ROW) + "\n" + json.dumps({"question": "Q?"}) + "\n",
-            "forget01.json:2: answer must be a non-empty string, but there is none",
+            "forget01.json:2: answer must be a non-empty string, but is None",
         ),
         (
             "forget01",
             json.dumps({"answer": "A."}) + "\n",
-            "forget01.json:1: question must be a non-empty string, but there is none",
+            "forget01.json:1: question must be a non-empty string, but is None",
         ),
         ("forget01_perturbed", json.dumps(ROW) + "\n", "forget01_perturbed.json:1 has no perturbed_answer"),
     ],
