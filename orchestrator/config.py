@@ -156,7 +156,7 @@ class SweepConfig(Config):
     checkpoint: CheckpointConfig = CheckpointConfig()
     strict: bool = Field(
         False,
-        description="refuse rows that are forgotten and retained at once, or stand there twice, and faulty cluster files",
+        description="refuse rows that are forgotten and retained at once, rows twice, and faulty cluster files",
     )
     storage: str = Field(
         DEFAULT_STORAGE, description="folder, or URI such as s3://bucket/path, that holds every sweep's own folder"
