@@ -91,6 +91,9 @@ class ResourcesConfig(Config):
     cpus_per_worker: PositiveFloat = Field(1, description="CPUs of each worker")
     gpus_per_worker: NonNegativeFloat = Field(0, description="1 for GPU training")
     max_concurrent_trials: PositiveInt | None = Field(None, description="none: as many as fit on the cluster")
+    max_workers: PositiveInt | None = Field(
+        None, description="room for workers once a cluster that grows is at its largest; none: the room there is now"
+    )
     isolation: Literal["slot", "process"] = Field(
         "slot", description="slot: worker groups live on between trials; process: a new group for each trial"
     )

@@ -175,7 +175,10 @@ def dry_run(sweep: SweepConfig, console: Console, cluster: str | None = None) ->
             console.print(f"  {name}: {len(chain)} tasks one after another: {', '.join(task.name for task in chain)}")
     _say_notes(sweep, tasks, console)
     where, nodes = _look_at_nodes(sweep) if cluster is None else _look_at_cluster_file(sweep, cluster, console)
-    console.print(f"plan for {where}: {plan_slots(sweep.resources, nodes, _num_trials(sweep))}")
+    plan = plan_slots(sweep.resources, nodes, _num_trials(sweep))
+    console.print(f"plan for {where}: {plan}")
+    if cluster is not None:
+        console.print(f"where its nodes come when they are asked for: resources.max_workers={plan.room_for_workers}")
     console.print(f"disk: {preflight.estimate_disk(sweep)}")
     console.print("sampled trials:")
     for key, params in sample_trials(sweep, 3).items():

@@ -23,17 +23,23 @@ class Plan:
     num_slots: int
     workers_per_slot: int
     room_for_workers: int
+    room_now: int | None = None  # none: all of it is there
 
     def __str__(self) -> str:
+        now = "" if self.room_now in (None, self.room_for_workers) else f", now for {self.room_now}"
         return (
             f"{self.num_slots} slot{'s' if self.num_slots > 1 else ''} x {self.workers_per_slot} workers "
-            f"(room for {self.room_for_workers} workers)"
+            f"(room for {self.room_for_workers} workers{now})"
         )
 
 
 def plan_slots(resources: ResourcesConfig, nodes: Sequence[Node], num_trials: int) -> Plan:
-    """As many slots as fit, are allowed and are of use. ConfigError: not even one trial's workers fit."""
-    room = sum(_room(resources, node) for node in nodes)
+    """As many slots as fit, are allowed and are of use, now or when the cluster has grown to resources.max_workers.
+
+    ConfigError: not even one trial's workers will ever fit.
+    """
+    now = sum(_room(resources, node) for node in nodes)
+    room = max(now, resources.max_workers or 0)
     if room < resources.workers_per_trial:
         wanted = f"{resources.cpus_per_worker:g} CPU"
         if resources.gpus_per_worker:
@@ -41,11 +47,12 @@ def plan_slots(resources: ResourcesConfig, nodes: Sequence[Node], num_trials: in
         raise ConfigError(
             f"resources.workers_per_trial={resources.workers_per_trial}: a trial needs that many workers with {wanted} "
             f"each, but the cluster ({_describe(nodes)}) has room for {room}; lower resources.workers_per_trial, "
-            "resources.cpus_per_worker or resources.gpus_per_worker, or add nodes"
+            "resources.cpus_per_worker or resources.gpus_per_worker, or add nodes; where nodes come when they are asked "
+            "for, set resources.max_workers to the room there is then"
         )
     fitting = room // resources.workers_per_trial
     slots = min(fitting, num_trials, resources.max_concurrent_trials or fitting)
-    return Plan(max(1, slots), resources.workers_per_trial, room)
+    return Plan(max(1, slots), resources.workers_per_trial, room, now)
 
 
 # Ray Train's placement group cleaner, one a worker group, waits for this much of the head; without it the group hangs.
