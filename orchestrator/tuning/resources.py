@@ -47,8 +47,8 @@ def plan_slots(resources: ResourcesConfig, nodes: Sequence[Node], num_trials: in
         raise ConfigError(
             f"resources.workers_per_trial={resources.workers_per_trial}: a trial needs that many workers with {wanted} "
             f"each, but the cluster ({_describe(nodes)}) has room for {room}; lower resources.workers_per_trial, "
-            "resources.cpus_per_worker or resources.gpus_per_worker, or add nodes; where nodes come when they are asked "
-            "for, set resources.max_workers to the room there is then"
+            "resources.cpus_per_worker or resources.gpus_per_worker, or add nodes; where nodes come when they are "
+            "asked for, set resources.max_workers to the room there is then"
         )
     fitting = room // resources.workers_per_trial
     slots = min(fitting, num_trials, resources.max_concurrent_trials or fitting)

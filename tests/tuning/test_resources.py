@@ -37,9 +37,8 @@ def test_a_cluster_that_grows_is_planned_for_at_its_largest():
     resources = ResourcesConfig(workers_per_trial=2, gpus_per_worker=1, max_workers=16)
     plan = plan_slots(resources, [Node(0, 0)], 24)  # a head alone
     assert (plan.num_slots, str(plan)) == (8, "8 slots x 2 workers (room for 16 workers, now for 0)")
-    assert (
-        str(plan_slots(resources, [Node(0, 0), *[Node(96, 8)] * 2], 24)) == "8 slots x 2 workers (room for 16 workers)"
-    )
+    grown = plan_slots(resources, [Node(0, 0), *[Node(96, 8)] * 2], 24)
+    assert str(grown) == "8 slots x 2 workers (room for 16 workers)"
     assert plan_slots(resources, [Node(96, 8)] * 4, 24).num_slots == 16  # it grew by hand
     with pytest.raises(ConfigError, match="room for 16; lower .*; where nodes come"):
         plan_slots(resources.model_copy(update={"workers_per_trial": 17}), [Node(0, 0)], 24)
