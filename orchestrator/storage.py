@@ -10,7 +10,8 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 DEFAULT_STORAGE = "~/lethe"
 PATIENCE_SECONDS = 60.0
+_AT_ONCE = 16
 _SECRET = re.compile(r"secret|password|token|credential|key|sas|sig", re.IGNORECASE)
 _LOG = logging.getLogger(__name__)
 Found = TypeVar("Found")
@@ -77,10 +79,19 @@ class Storage:
         if self.uri is None or path.exists():
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _held(path.with_name(f".{path.name}.lock")):  # the processes of a machine bring it once
+        with _held(path.with_name(".fetch.lock")):  # the processes of a machine bring it once
             if not path.exists():
-                _patiently(lambda: self._bring(name, path), f"{self} does not give {name}")
+                self._bring_patiently(name)
         return path
+
+    def fetch_files(self, names: Sequence[str]) -> None:
+        """Bring files of this folder that are not on this machine; many of them side by side."""
+        missing = [name for name in names if not (self.local / name).exists()]
+        if self.uri is None or not missing:
+            return
+        self.local.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(self._bring_patiently, missing))
 
     def remove(self, name: str) -> None:
         """Delete a file or folder, here and in the store; one that is not there is fine. OSError: not now."""
@@ -100,6 +111,9 @@ class Storage:
         """Delete what only saves a way to the store."""
         if self.uri is not None:
             _remove(self.local / name)
+
+    def _bring_patiently(self, name: str) -> None:
+        _patiently(lambda: self._bring(name, self.local / name), f"{self} does not give {name}")
 
     def _bring(self, name: str, path: Path) -> None:
         from pyarrow.fs import FileType, LocalFileSystem, copy_files  # noqa: PLC0415

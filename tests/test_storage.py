@@ -161,4 +161,18 @@ def test_a_folder_that_is_fetched_by_several_processes_is_brought_once(store, mo
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: two.fetch("folder"), range(8)))
     assert set(found) == {two.local / "folder"} and len(list(found[0].iterdir())) == 20
-    assert [path.name for path in two.local.iterdir() if not path.name.endswith(".lock")] == ["folder"]
+    assert sorted(path.name for path in two.local.iterdir()) == [".fetch.lock", "folder"]
+
+
+def test_many_files_are_fetched_side_by_side_and_those_that_are_here_are_left(store):
+    one, two = store
+    names = [f"{number:03d}" for number in range(40)]
+    for name in names:
+        write(one, name, name)
+        one.publish(name)
+    write(two, "007", "mine")
+    two.fetch_files(names)
+    assert [(two.local / name).read_text() for name in names] == [*names[:7], "mine", *names[8:]]
+    assert len(list(two.local.iterdir())) == 40
+    with pytest.raises(FileNotFoundError):
+        two.fetch_files(["nothing"])

@@ -207,8 +207,7 @@ def fetch_journal(storage: Storage) -> None:
     if folder.uri is None:
         return
     try:
-        for name in _segments(folder):
-            folder.fetch(name)
+        folder.fetch_files(_segments(folder))
     except OSError as error:
         raise JournalError(f"{folder} cannot be read: {error}") from error
 
