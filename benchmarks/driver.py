@@ -38,9 +38,10 @@ from orchestrator.progress import Progress
 from orchestrator.session import Study, open_record
 from orchestrator.storage import Storage
 from orchestrator.tracking.checkpoints import CheckpointKeeper
-from orchestrator.tracking.journal import Journal, Record, load_sweep
+from orchestrator.tracking.journal import Journal, Record
 from orchestrator.tracking.pump import Pump
 from orchestrator.tracking.recorder import Recorder
+from orchestrator.tracking.sweep_log import load_sweep
 from orchestrator.tuning.cell_search import CellSearch, CellStudy
 from orchestrator.tuning.resources import Plan
 from orchestrator.tuning.search import Search

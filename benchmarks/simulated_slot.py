@@ -9,14 +9,7 @@ import math
 import numpy as np
 
 from orchestrator.analysis.pareto import is_dominated
-from orchestrator.tracking.journal import (
-    ExampleAnswer,
-    Record,
-    StepRecord,
-    StepsReported,
-    TrialFinished,
-    TrialState,
-)
+from orchestrator.tracking.journal import ExampleAnswer, Record, StepRecord, StepsReported, TrialFinished, TrialState
 from orchestrator.trial_config import known_metrics
 from orchestrator.tuning.cell_search import seed_of
 from orchestrator.worker.trial import WEIGHTS_FOLDER, TrialJob

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.recording import processor
 from orchestrator.analysis.summary import TrialSummary, summarize
-from orchestrator.tracking.journal import load_sweep
+from orchestrator.tracking.sweep_log import load_sweep
 
 RESULTS = Path(__file__).parent / "results"
 _TASK_ROWS = 40

@@ -32,7 +32,7 @@ from benchmarks.fidelity import ACCUMULATION, CASES, EPOCHS, MICRO_BATCH, SHARED
 from benchmarks.naive_loop import EVALUATION_FILE, ROWS_PER_SET, SECONDS_FILE
 from benchmarks.recording import circumstances
 from orchestrator.base_config import EMBEDDED
-from orchestrator.tracking.journal import SweepLog, load_sweep
+from orchestrator.tracking.sweep_log import SweepLog, load_sweep
 
 PACKAGES = ("lethe-unlearning", "torch", "transformers", "deepspeed", "ray", "optuna", "mlflow")
 AGREEMENT = 0.01

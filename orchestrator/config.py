@@ -94,6 +94,12 @@ class ResourcesConfig(Config):
     max_workers: PositiveInt | None = Field(
         None, description="room for workers once a cluster that grows is at its largest; none: the room there is now"
     )
+    max_hours: PositiveFloat | None = Field(
+        None, description="time on the clock, over all sittings, after which no trial begins; none: no limit"
+    )
+    max_gpu_hours: PositiveFloat | None = Field(
+        None, description="GPU-hours, over all sittings, after which no trial begins; none: no limit"
+    )
     isolation: Literal["slot", "process"] = Field(
         "slot", description="slot: worker groups live on between trials; process: a new group for each trial"
     )

@@ -10,15 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.tracking.checkpoints import cell_front, objectives
-from orchestrator.tracking.journal import (
-    Record,
-    StepsReported,
-    SweepLog,
-    TaskFinished,
-    TrialFinished,
-    TrialStarted,
-    TrialState,
-)
+from orchestrator.tracking.journal import Record, StepsReported, TaskFinished, TrialFinished, TrialStarted, TrialState
+from orchestrator.tracking.sweep_log import SweepLog
 
 
 @dataclass

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from orchestrator.analysis.build import write_report
 from orchestrator.storage import open_storage
-from orchestrator.tracking.journal import JournalError, load_sweep
+from orchestrator.tracking.journal import JournalError
 from orchestrator.tracking.kept_journal import fetch_journal
+from orchestrator.tracking.sweep_log import load_sweep
 
 EXAMPLE = """example:
   python -m orchestrator.report runs/tofu_small --out tofu_small.html

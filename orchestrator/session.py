@@ -32,17 +32,15 @@ from orchestrator.tracking.journal import (
     JournalError,
     ObjectiveRecord,
     SweepEnded,
-    SweepLog,
     SweepStarted,
     TrialState,
     has_records,
-    load_sweep,
-    log_of,
     read_records,
 )
 from orchestrator.tracking.kept_journal import fetch_journal, open_journal, reconcile_journal
 from orchestrator.tracking.pump import Pump, redact_argument, redact_uri
 from orchestrator.tracking.recorder import Recorder
+from orchestrator.tracking.sweep_log import SweepLog, load_sweep, log_of
 from orchestrator.trial_config import known_metrics
 from orchestrator.tuning.clusters.files import nodes_at_maximum, read_cluster_file
 from orchestrator.tuning.resources import Node, Plan, plan_slots
@@ -52,6 +50,7 @@ _VERSIONS = ("lethe-unlearning", "ray", "torch", "transformers", "deepspeed", "o
 _RESUMABLE = {"resources", "tracking", "checkpoint", "storage", "strict"}
 _GROWING = {"model": ("retain_models",), "scenario": ("retain_sets", "retain_logs")}  # entries by forget set
 _CLOSE_SECONDS = 60.0
+Outcome = Literal["done", "failed", "interrupted", "budget spent"]
 REPORT = "report.html"
 
 
@@ -143,8 +142,8 @@ def run(study: Study, console: Console) -> int:
             return 1
         finally:
             recorder.close()
-    code = {"done": 0, "failed": 1, "interrupted": 130}[outcome]
-    if outcome == "done" and (share := _failed_share(recorder.log)) > sweep.search.max_failed_share:
+    code = {"done": 0, "budget spent": 0, "failed": 1, "interrupted": 130}[outcome]
+    if code == 0 and (share := _failed_share(recorder.log)) > sweep.search.max_failed_share:
         console.print(
             f"{share:.0%} of the trials failed, more than search.max_failed_share={sweep.search.max_failed_share:g}",
             style="red",
@@ -260,17 +259,20 @@ def open_record(study: Study, plan: Plan) -> tuple[Recorder, Pump[Any], Checkpoi
     return recorder, pump, keeper
 
 
-def _search(search: Search, plan: Plan, console: Console) -> Literal["done", "failed", "interrupted"]:
+def _search(search: Search, plan: Plan, console: Console) -> Outcome:
     with Progress(search.recorder.log, console) as progress:
         search.recorder.listeners.append(progress)
         try:
-            search.run(plan)
+            spent = search.run(plan)
         except KeyboardInterrupt:
             return "interrupted"
         except SearchError as error:
             console.print(f"error: {error}", style="red")
             return "failed"
-    return "done"
+    if spent is None:
+        return "done"
+    console.print(f"{spent} is spent; raise it to go on with  {_resume_command(search.storage)}", style="yellow")
+    return "budget spent"
 
 
 def _conclude(study: Study, log: SweepLog, pump: Pump[Any], console: Console) -> None:

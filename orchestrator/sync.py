@@ -7,9 +7,10 @@ from pathlib import Path
 
 from orchestrator.analysis.summary import summarize
 from orchestrator.storage import open_storage
-from orchestrator.tracking.journal import JournalError, SweepLog, load_sweep, read_records
+from orchestrator.tracking.journal import JournalError, read_records
 from orchestrator.tracking.kept_journal import fetch_journal
 from orchestrator.tracking.pump import TrackingError, redact_uri, set_client_env
+from orchestrator.tracking.sweep_log import SweepLog, load_sweep
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,7 +20,8 @@ from benchmarks.gpu.flops import LLAMA2_7B, Shape, Work, peak_flops, training_fl
 from benchmarks.gpu.isolated import Child, in_turn, serve
 from benchmarks.gpu.without_ray import Rounds
 from orchestrator.base_config import EMBEDDED
-from orchestrator.tracking.journal import CellRecord, SweepLog, SweepStarted, TrialStarted, load_sweep
+from orchestrator.tracking.journal import CellRecord, SweepStarted, TrialStarted
+from orchestrator.tracking.sweep_log import SweepLog, load_sweep
 from tests.ray.tiny import make_judge
 
 ROOT = Path(__file__).resolve().parents[1]

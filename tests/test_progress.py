@@ -10,13 +10,13 @@ from orchestrator.tracking.journal import (
     ObjectiveRecord,
     StepRecord,
     StepsReported,
-    SweepLog,
     SweepStarted,
     TaskFinished,
     TrialFinished,
     TrialStarted,
     TrialState,
 )
+from orchestrator.tracking.sweep_log import SweepLog
 
 KEY = "NPO+GD/forget05/t000"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.gpu.record import table
 from orchestrator.analysis.summary import CellSummary, SweepSummary, TrialSummary, summarize
-from orchestrator.tracking.journal import load_sweep
+from orchestrator.tracking.sweep_log import load_sweep
 
 _METRICS = ("model_utility", "forget_efficacy", "forget_quality")
 

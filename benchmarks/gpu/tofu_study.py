@@ -33,16 +33,9 @@ from orchestrator.scenario_config import ScenarioConfig
 from orchestrator.space import Choice, FloatRange
 from orchestrator.storage import Storage
 from orchestrator.tracking.checkpoints import CheckpointKeeper
-from orchestrator.tracking.journal import (
-    CellRecord,
-    Journal,
-    ObjectiveRecord,
-    SweepEnded,
-    SweepLog,
-    SweepStarted,
-    load_sweep,
-)
+from orchestrator.tracking.journal import CellRecord, Journal, ObjectiveRecord, SweepEnded, SweepStarted
 from orchestrator.tracking.recorder import Recorder
+from orchestrator.tracking.sweep_log import SweepLog, load_sweep
 from orchestrator.trial_config import EvaluationConfig, ModelConfig, TinyModel, TrainConfig, ZeroConfig, known_metrics
 
 SHAPES = {

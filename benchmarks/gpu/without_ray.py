@@ -19,7 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.tracking.journal import SweepLog, TrialFinished, TrialState
+from orchestrator.tracking.journal import TrialFinished, TrialState
+from orchestrator.tracking.sweep_log import SweepLog
 
 if TYPE_CHECKING:
     from orchestrator.tuning.search import Search

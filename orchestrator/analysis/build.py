@@ -18,7 +18,7 @@ from orchestrator.analysis.palette import BASELINE_COLORS, DARK_BASELINE_COLORS,
 from orchestrator.analysis.plots import axis_titles, figures
 from orchestrator.analysis.summary import SweepSummary, TrialSummary, summarize
 from orchestrator.analysis.task_plots import task_figures
-from orchestrator.tracking.journal import SweepLog
+from orchestrator.tracking.sweep_log import SweepLog
 
 KEY_METRICS = 4
 # The metrics a reader asks for first, where a sweep has them and does not search by them; then any others.
@@ -121,6 +121,8 @@ def _facts(summary: SweepSummary) -> list[tuple[str, str]]:
         ("Budget", budget),
         ("Trials", states),
         ("Time of all trials", words.duration(summary.seconds)),
+        ("Time on the clock", words.duration(summary.clock_seconds)),
+        ("GPU time", words.duration(summary.gpu_seconds) if summary.gpu_seconds else "no GPU"),
         ("Journal until", words.moment(summary.last_time)),
         ("Judges", "; ".join(f"{role}: {', '.join(models)}" for role, models in summary.judges.items())),
         ("Versions", ", ".join(f"{name} {version}" for name, version in summary.versions.items())),

@@ -8,15 +8,8 @@ from typing import Any
 import numpy as np
 
 from orchestrator.analysis.pareto import Direction, front, hypervolume, knee
-from orchestrator.tracking.journal import (
-    BASELINES,
-    ExampleAnswer,
-    ObjectiveRecord,
-    SweepLog,
-    TaskFinished,
-    TrialLog,
-    TrialState,
-)
+from orchestrator.tracking.journal import BASELINES, ExampleAnswer, ObjectiveRecord, TaskFinished, TrialState
+from orchestrator.tracking.sweep_log import SweepLog, TrialLog
 
 UNFINISHED = "UNFINISHED"
 STATES = (*TrialState, UNFINISHED)
@@ -27,7 +20,8 @@ class TrialSummary:
     """One trial or baseline.
 
     `objectives` are in the sweep's order and None without a score; `seconds` is the sum of the recorded phases, or the
-    time from start to end where a trial ended before it recorded any, and None while it is unfinished. `tasks` are
+    time from start to end where a trial ended before it recorded any, and None while it is unfinished. `gpu_seconds`:
+    what its slot held from start to end, waiting for workers included, 0 without GPUs. `tasks` are
     those of a chain that were finished, however the trial ended; empty where there is a single task.
     """
 
@@ -40,6 +34,7 @@ class TrialSummary:
     objectives: tuple[float, ...] | None
     metrics: dict[str, float]
     seconds: float | None
+    gpu_seconds: float | None
     error: str | None
     checkpoint: str | None
     examples: tuple[ExampleAnswer, ...]
@@ -71,6 +66,11 @@ class CellSummary:
     front: tuple[TrialSummary, ...]
     knee: TrialSummary | None
     hypervolume: float | None
+
+    @property
+    def gpu_seconds(self) -> float:
+        """What the slots of its trials held, together."""
+        return sum(trial.gpu_seconds or 0.0 for trial in self.trials)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,8 @@ class ForgetSetSummary:
 class SweepSummary:
     """Everything a reader wants to know of a sweep. `state` is `running or cut off` where the journal has no end.
 
-    `seconds` is the time of all trials and baselines together, not the time on the clock. `last_time` is when the last
+    `seconds` is the time of all trials and baselines together, `clock_seconds` the time on the clock over all sittings,
+    `gpu_seconds` what slots held in them. `last_time` is when the last
     trial started, finished a task or ended, in seconds since 1970. `judges` lists every model that was recorded under a
     judge's name.
     """
@@ -120,6 +121,8 @@ class SweepSummary:
     forget_sets: tuple[ForgetSetSummary, ...]
     counts: dict[str, int]
     seconds: float
+    clock_seconds: float
+    gpu_seconds: float
     last_time: float
     judges: dict[str, tuple[str, ...]]
     versions: dict[str, str]
@@ -174,6 +177,8 @@ def summarize(log: SweepLog) -> SweepSummary:
         forget_sets=tuple(groups),
         counts=_counts(searched),
         seconds=sum(trial.seconds or 0.0 for trial in trials),
+        clock_seconds=log.spent()[0],
+        gpu_seconds=log.spent()[1],
         last_time=max(times, default=header.time),
         judges=_judges(log.trials.values()),
         versions=header.versions,
@@ -199,6 +204,7 @@ def _trial(log: TrialLog, objectives: Sequence[ObjectiveRecord]) -> TrialSummary
         objectives=values,
         metrics=finished.metrics if finished else {},
         seconds=seconds,
+        gpu_seconds=log.gpu_seconds,
         error=finished.error if finished else None,
         checkpoint=log.checkpoint,
         examples=finished.examples if finished else (),

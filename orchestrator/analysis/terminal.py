@@ -1,14 +1,13 @@
 """The last thing a sweep prints: each method's best setting, beside the models it is measured against."""
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from orchestrator.analysis.palette import method_colors
 from orchestrator.analysis.summary import CellSummary, ForgetSetSummary, SweepSummary, TrialSummary, summarize
 from orchestrator.analysis.words import MISSING, number, score, short_names, words
-from orchestrator.tracking.journal import SweepLog
+from orchestrator.tracking.sweep_log import SweepLog
 
 MAIN_PARAMS = 3
 RELAPSE = "relapse"
@@ -28,13 +27,13 @@ def render_summary(log: SweepLog) -> Group:
 
 
 def _table(summary: SweepSummary, group: ForgetSetSummary) -> Table:
-    table = Table(title=escape(group.name), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(title=Text(group.name), title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("method", no_wrap=True)
     table.add_column("complete")
     table.add_column("volume", justify="right", no_wrap=True)
     for objective in summary.objectives:
         arrow = "↑" if objective.direction == "maximize" else "↓"
-        table.add_column(f"{escape(words(objective.metric))}\N{NO-BREAK SPACE}{arrow}", justify="right", max_width=10)
+        table.add_column(Text(f"{words(objective.metric)}\N{NO-BREAK SPACE}{arrow}"), justify="right", max_width=10)
     more = [RELAPSE] if _has_relapse(summary, group) else []
     for _ in more:
         table.add_column(f"{RELAPSE}\N{NO-BREAK SPACE}↓", justify="right", no_wrap=True)

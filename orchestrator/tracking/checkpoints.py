@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from orchestrator.analysis.pareto import front, knee
 from orchestrator.config import CheckpointConfig
 from orchestrator.storage import Storage
-from orchestrator.tracking.journal import CheckpointDeleted, Record, SweepLog, TrialFinished, TrialLog, TrialState
+from orchestrator.tracking.journal import CheckpointDeleted, Record, TrialFinished, TrialState
 from orchestrator.tracking.recorder import Recorder
+from orchestrator.tracking.sweep_log import SweepLog, TrialLog
 
 _LOG = logging.getLogger(__name__)
 RESUME_FOLDER = "resume"  # in a trial's folder: what it goes on from while it has not ended

@@ -11,8 +11,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from enum import StrEnum
 from io import FileIO
 from pathlib import Path
@@ -86,7 +85,7 @@ class SweepStarted(_Record):
 
 
 class TrialStarted(_Record):
-    """A trial was handed to a slot. Baselines (`before`, `retain_model`) have no number and no params."""
+    """A trial was handed to a slot, which holds `gpus` for it. Baselines (`before`, `retain_model`) have no number."""
 
     kind: Literal["trial_started"] = "trial_started"
     key: str
@@ -95,6 +94,7 @@ class TrialStarted(_Record):
     number: int | None
     params: dict[str, float | int | str | bool]
     config: dict[str, Any]
+    gpus: float = 0.0
 
 
 class StepRecord(BaseModel):
@@ -185,7 +185,7 @@ class SweepEnded(_Record):
     """Last record of a segment that was closed in good order."""
 
     kind: Literal["sweep_ended"] = "sweep_ended"
-    state: Literal["done", "failed", "interrupted"]
+    state: Literal["done", "failed", "interrupted", "budget spent"]
 
 
 Record = Annotated[
@@ -277,95 +277,6 @@ def has_records(sweep_dir: Path) -> bool:
     """Whether a sweep was started there. JournalError: as read_records."""
     folder = sweep_dir / "journal"
     return any(folder.glob("*.jsonl")) and next(read_records(folder), None) is not None
-
-
-@dataclass(slots=True)
-class TrialLog:
-    """All that is known of one trial (or baseline)."""
-
-    started: TrialStarted
-    steps: list[StepRecord] = field(default_factory=list)
-    tasks: list[TaskFinished] = field(default_factory=list)
-    finished: TrialFinished | None = None
-    checkpoint: str | None = None
-
-    @property
-    def is_baseline(self) -> bool:
-        """Whether this is the model before unlearning, or the retain model."""
-        return self.started.method in BASELINES
-
-
-@dataclass(slots=True)
-class SweepLog:
-    """A journal read back; `trials` in the order of their first start. A driver does without their steps."""
-
-    header: SweepStarted
-    trials: dict[str, TrialLog] = field(default_factory=dict)
-    ended: SweepEnded | None = None
-    keeps_steps: bool = True
-    _cells: dict[tuple[str, str], dict[str, TrialLog]] = field(default_factory=dict)  # the same trials, found faster
-
-    def baseline(self, kind: str, forget_set: str) -> TrialLog | None:
-        """The model `before` unlearning or the `retain_model` on a forget set, if it was scored."""
-        return self.trials.get(f"{kind}/{forget_set}")
-
-    def searched(self) -> list[TrialLog]:
-        """The trials of the search, without the baselines."""
-        return [trial for trial in self.trials.values() if not trial.is_baseline]
-
-    def cell(self, method: str, forget_set: str) -> list[TrialLog]:
-        """The trials of one cell, in the order of their first start."""
-        return list(self._cells.get((method, forget_set), {}).values())
-
-    def add(self, record: Record) -> None:
-        """Take one more record, in the order of the journal."""
-        match record:
-            case SweepStarted():
-                self.header, self.ended = record, None
-            case SweepEnded():
-                self.ended = record
-            case TrialStarted(key=key):  # a trial that was cut off starts again from nothing
-                trial = self.trials[key] = TrialLog(record)
-                if not trial.is_baseline:
-                    self._cells.setdefault((record.method, record.forget_set), {})[key] = trial
-            case (
-                StepsReported(key=key) | TaskFinished(key=key) | TrialFinished(key=key) | CheckpointDeleted(key=key)
-            ) if key not in self.trials:
-                raise JournalError(
-                    f"the journal has a {record.kind} record of {key}, which never started; it is broken"
-                )
-            case StepsReported(key=key) if self.keeps_steps:
-                known = self.trials[key].steps  # a trial whose workers died reports its steps again
-                first = record.steps[0].step if record.steps else len(known)
-                self.trials[key].steps = [step for step in known if step.step < first] + list(record.steps)
-            case TaskFinished(key=key, task=task):  # told again after the workers died
-                earlier = [one for one in self.trials[key].tasks if one.task < task]
-                self.trials[key].tasks = [*earlier, record]
-            case TrialFinished(key=key):
-                self.trials[key].finished = record
-                self.trials[key].checkpoint = record.checkpoint
-            case CheckpointDeleted(key=key):
-                self.trials[key].checkpoint = None
-
-
-def load_sweep(sweep_dir: Path, *, keeps_steps: bool = True) -> SweepLog:
-    """Read the journal of the sweep in `sweep_dir`. JournalError: none there, or its first record is not the header."""
-    return log_of(read_records(sweep_dir / "journal"), sweep_dir, keeps_steps=keeps_steps)
-
-
-def log_of(records: Iterable[Record], sweep_dir: Path, *, keeps_steps: bool = True) -> SweepLog:
-    """What the records of the sweep in `sweep_dir` tell. JournalError: as load_sweep."""
-    log: SweepLog | None = None
-    for record in records:
-        if log is None:
-            if not isinstance(record, SweepStarted):
-                raise JournalError(f"{sweep_dir}/journal does not begin with a sweep_started record")
-            log = SweepLog(record, keeps_steps=keeps_steps)
-        else:
-            log.add(record)
-    if log is None:
-        raise JournalError(f"{sweep_dir}/journal holds no complete record; start the sweep again")
-    return log
 
 
 def parse_record(text: str) -> Record:

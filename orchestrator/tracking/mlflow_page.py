@@ -7,8 +7,9 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from orchestrator.tracking.journal import ExampleAnswer, SweepLog, SweepStarted, TrialStarted, TrialState
+from orchestrator.tracking.journal import ExampleAnswer, SweepStarted, TrialStarted, TrialState
 from orchestrator.tracking.pump import redact_uri
+from orchestrator.tracking.sweep_log import SweepLog
 
 _VIEW_KEY = "lethe"
 VIEW_TAG = f"mlflow.sharedViewState.{_VIEW_KEY}"

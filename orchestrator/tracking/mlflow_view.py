@@ -28,10 +28,10 @@ from orchestrator.tracking.journal import (
     TrialFinished,
     TrialStarted,
     TrialState,
-    load_sweep,
     read_records,
 )
 from orchestrator.tracking.pump import TrackingError, redact_uri, set_client_env
+from orchestrator.tracking.sweep_log import load_sweep
 
 MAX_METRICS, MAX_PARAMS = 900, 90  # a request may hold 1000 and 100
 
@@ -46,6 +46,7 @@ class _Run:
     tags: dict[str, str] = field(default_factory=dict)
     models: set[str] = field(default_factory=set)
     new: bool = False
+    gpus: float = 0.0
 
     @classmethod
     def of(cls, run: Run) -> "_Run":
@@ -252,6 +253,8 @@ class MlflowView:
         if started is None:
             return None if key in self._stale else run
         start_ms = _milliseconds(started.time)
+        if run is not None:
+            run.gpus = started.gpus
         if run is not None and not run.terminated and start_ms > run.start_ms:
             client.delete_run(run.run_id)
             run = None
@@ -259,7 +262,7 @@ class MlflowView:
             assert self._header is not None
             tags = page.run_tags(started, self._header, self._color(started.method))
             self._runs[key] = run = _Run.of(client.create_run(self._id, start_ms, tags, key))
-            run.new = True
+            run.new, run.gpus = True, started.gpus
         if start_ms < run.start_ms:
             self._stale.add(key)
             return None
@@ -278,6 +281,8 @@ class MlflowView:
             else None
         )
         values = dict(finished.metrics) | {f"seconds/{phase}": value for phase, value in finished.seconds.items()}
+        if run.gpus:
+            values["gpu_seconds"] = run.gpus * (finished.time - run.start_ms / 1000)
         if finished.state is TrialState.COMPLETE and finished.objectives:
             names = [objective.metric for objective in self._header.objectives]
             values = dict(zip(names, finished.objectives, strict=True)) | values

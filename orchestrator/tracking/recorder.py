@@ -5,7 +5,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from orchestrator.tracking.journal import Journal, JournalError, Record, SweepLog
+from orchestrator.tracking.journal import Journal, JournalError, Record
+from orchestrator.tracking.sweep_log import SweepLog
 
 Listener = Callable[[Record], None]
 

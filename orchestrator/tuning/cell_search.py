@@ -25,7 +25,8 @@ from ray.tune.search import Searcher
 from orchestrator.base_config import Value
 from orchestrator.config import SearchConfig
 from orchestrator.space import Choice, FloatRange, IntRange
-from orchestrator.tracking.journal import Record, TrialFinished, TrialLog, TrialStarted, TrialState, parse_record
+from orchestrator.tracking.journal import Record, TrialFinished, TrialStarted, TrialState, parse_record
+from orchestrator.tracking.sweep_log import TrialLog
 from orchestrator.worker.trial import TrialJob
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -180,7 +181,8 @@ class CellSearch(Searcher):
     """Baselines first, then the least served cell next, until every cell has had its trials.
 
     `finished` holds the trials that the journal knows to have ended, by key: those are not run again. Every report goes
-    to `recorder` before Optuna learns of it. A baseline that fails ends the search; `fatal` says why.
+    to `recorder` before Optuna learns of it. A baseline that fails ends the search; `fatal` says why. Once `budget`
+    gives a reason no trial begins any more; `spent` is that reason.
     """
 
     def __init__(
@@ -191,6 +193,7 @@ class CellSearch(Searcher):
         finished: Mapping[str, TrialLog],
         recorder: Recorder,
         slot: Mapping[str, Any],
+        budget: Callable[[], str | None] = lambda: None,
     ) -> None:
         super().__init__(metric=None, mode=None)
         self._cells = list(cells)
@@ -199,7 +202,9 @@ class CellSearch(Searcher):
         self._recorder, self._slot = recorder, dict(slot)
         self._running: dict[str, _Running] = {}
         self.slots: set[str] = set()
+        self._budget = budget
         self.fatal: str | None = None
+        self.spent: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its searcher, but a search is resumed from the journal."""
@@ -218,11 +223,16 @@ class CellSearch(Searcher):
     @property
     def is_done(self) -> bool:
         """Whether everything that was to run has ended."""
-        return not self._running and (self.num_left == 0 or self.fatal is not None)
+        return not self._running and (self.num_left == 0 or self._is_over)
+
+    @property
+    def _is_over(self) -> bool:
+        return self.fatal is not None or self.spent is not None
 
     def suggest(self, trial_id: str) -> Any:
         """The next job for Tune; None: ask again later; FINISHED: nothing is left."""
-        if self.fatal is not None:
+        self.spent = self.spent or self._budget()
+        if self._is_over:
             return Searcher.FINISHED
         running_baselines = {running.job.key for running in self._running.values() if running.cell is None}
         for baseline in self._baselines:
@@ -316,6 +326,7 @@ class CellSearch(Searcher):
                 number=number if cell else None,
                 params=job.params,
                 config=job.config.model_dump(mode="json"),
+                gpus=self._slot.get("num_workers", 0) * self._slot.get("gpus_per_worker", 0.0),
             )
         )
         return {"key": job.key, "job": job.model_dump_json(), "slot": self._slot}

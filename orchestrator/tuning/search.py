@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,9 @@ from orchestrator.config import (
 from orchestrator.load_config import ConfigError
 from orchestrator.storage import Storage
 from orchestrator.tracking.checkpoints import cell_front, objectives
-from orchestrator.tracking.journal import TrialLog, TrialState
+from orchestrator.tracking.journal import TrialState
 from orchestrator.tracking.recorder import Recorder
+from orchestrator.tracking.sweep_log import TrialLog
 from orchestrator.tuning.cell_search import Baseline, Cell, CellSearch, CellStudy, distributions, seed_of, trial_key
 from orchestrator.tuning.resources import Node, Plan, head_share
 from orchestrator.worker.trial import TrialJob
@@ -86,8 +88,8 @@ class Search:
     storage: Storage
     recorder: Recorder
 
-    def run(self, plan: Plan) -> None:
-        """Run every trial that the journal has not finished.
+    def run(self, plan: Plan) -> str | None:
+        """Run every trial that the journal has not finished, or until the budget is spent: the reason, in words.
 
         SearchError: a baseline could not be scored. JournalError: a record could not be kept.
         """
@@ -118,6 +120,7 @@ class Search:
                 self.storage.remove(_RAY_FOLDER)
         if search.fatal:
             raise SearchError(search.fatal)
+        return search.spent if search.num_left else None
 
     def searcher(self, plan: Plan) -> CellSearch:
         """What Tune asks for the next job and tells what became of it."""
@@ -127,6 +130,7 @@ class Search:
             self._baselines(),
             finished={key: trial for key, trial in log.trials.items() if trial.finished and not _again(trial)},
             recorder=self.recorder,
+            budget=self._budget,
             slot={
                 "sweep": self.storage.local.name,
                 "num_workers": plan.workers_per_slot,
@@ -140,6 +144,16 @@ class Search:
                 "storage": str(self.storage.sub(_RAY_FOLDER)),
             },
         )
+
+    def _budget(self) -> str | None:
+        """Why no trial may begin any more."""
+        seconds, gpu_seconds = self.recorder.log.spent(time.time())
+        limits = self.sweep.resources
+        if limits.max_hours is not None and seconds >= 3600 * limits.max_hours:
+            return f"resources.max_hours={limits.max_hours:g}"
+        if limits.max_gpu_hours is not None and gpu_seconds >= 3600 * limits.max_gpu_hours:
+            return f"resources.max_gpu_hours={limits.max_gpu_hours:g}"
+        return None
 
     def _cell(self, entry: MethodEntry, forget_set: str) -> Cell:
         name = f"{entry.name}/{forget_set}"

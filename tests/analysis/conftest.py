@@ -3,7 +3,7 @@
 import pytest
 from synthetic_sweep import write_sweep
 
-from orchestrator.tracking.journal import load_sweep
+from orchestrator.tracking.sweep_log import load_sweep
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from orchestrator.analysis.summary import summarize
 from orchestrator.analysis.task_plots import task_figures
 from orchestrator.analysis.terminal import render_summary
 from orchestrator.analysis.words import difference, words
-from orchestrator.tracking.journal import CellRecord, TrialState, load_sweep
+from orchestrator.tracking.journal import CellRecord, TrialState
+from orchestrator.tracking.sweep_log import load_sweep
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
 from orchestrator.analysis.build import write_report
-from orchestrator.tracking.journal import load_sweep
+from orchestrator.tracking.sweep_log import load_sweep
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = (

@@ -17,7 +17,8 @@ from orchestrator.analysis.plots import figures
 from orchestrator.analysis.summary import summarize
 from orchestrator.analysis.terminal import render_summary
 from orchestrator.report import main
-from orchestrator.tracking.journal import ObjectiveRecord, TrialState, load_sweep
+from orchestrator.tracking.journal import ObjectiveRecord, SweepEnded, TrialState
+from orchestrator.tracking.sweep_log import load_sweep
 
 HOSTILE = "<script>alert(1)</script><a href='http://evil.example'>&amp;</a>"
 
@@ -176,3 +177,15 @@ def test_report_imports_neither_torch_nor_ray():
         "import sys, orchestrator.report, orchestrator.analysis.terminal as _; print({'torch', 'ray'} & {*sys.modules})"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_gpu_time_is_shown_where_there_was_any(tmp_path):
+    assert (
+        "GPU time" not in page_of(load_sweep(write_sweep(tmp_path / "cpu")), tmp_path).split("How it was made</h2>")[0]
+    )
+    start = started("ME+GD", "forget01", 0)
+    held = start.model_copy(update={"gpus": 8.0, "time": start.time + 1800})  # until an hour after the header
+    records = [header(), held, finished(start.key, (0.5, 0.5)), SweepEnded(state="budget spent", time=held.time + 1900)]
+    page = Page(page_of(load_sweep(write_records(tmp_path / "gpu", records)), tmp_path))
+    assert page.text.count("GPU time") == 4  # a column of cells for each forget set, one of trials, and how it was made
+    assert "4.0 h" in page.text and "The sweep is not finished (budget spent)" in page.text

@@ -8,7 +8,8 @@ from synthetic_sweep import FORGET_SETS, METHODS, OBJECTIVES, finished, header, 
 from orchestrator.analysis.answers import side_by_side
 from orchestrator.analysis.summary import UNFINISHED, summarize
 from orchestrator.analysis.words import answer, duration, number, score, short_names
-from orchestrator.tracking.journal import CellRecord, ObjectiveRecord, TrialState, load_sweep
+from orchestrator.tracking.journal import CellRecord, ObjectiveRecord, TrialState
+from orchestrator.tracking.sweep_log import load_sweep
 
 
 def sweep_of(folder, trials, **changes):

@@ -12,7 +12,8 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from orchestrator.tracking.journal import StepsReported, TrialFinished, TrialState, load_sweep, read_records
+from orchestrator.tracking.journal import StepsReported, TrialFinished, TrialState, read_records
+from orchestrator.tracking.sweep_log import load_sweep
 from tests.ray import tiny
 
 CELL = "GA+GD/forget10"

@@ -1,6 +1,6 @@
 import pytest
 
-from orchestrator.tracking.journal import load_sweep
+from orchestrator.tracking.sweep_log import load_sweep
 from tests.ray import chaos, tiny
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
-from orchestrator.tracking.journal import TrialState, load_sweep
+from orchestrator.tracking.journal import TrialState
+from orchestrator.tracking.sweep_log import load_sweep
 from tests.ray import chaos, tiny
 
 pytestmark = [

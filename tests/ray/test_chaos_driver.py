@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from orchestrator.storage import Storage, join
-from orchestrator.tracking.journal import load_sweep
 from orchestrator.tracking.kept_journal import fetch_journal
+from orchestrator.tracking.sweep_log import load_sweep
 from tests.ray import tiny
 from tests.ray.chaos import (
     SEARCH,

@@ -6,7 +6,8 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
-from orchestrator.tracking.journal import TrialState, load_sweep
+from orchestrator.tracking.journal import TrialState
+from orchestrator.tracking.sweep_log import load_sweep
 from tests.ray import tiny
 from tests.ray.chaos import (
     NUM_STEPS,

@@ -7,7 +7,8 @@ import time
 import psutil
 import pytest
 
-from orchestrator.tracking.journal import TrialState, load_sweep
+from orchestrator.tracking.journal import TrialState
+from orchestrator.tracking.sweep_log import load_sweep
 from tests.ray import tiny
 from tests.ray.chaos import (
     NUM_TRIALS,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.tracking.journal import load_sweep
+from orchestrator.tracking.sweep_log import load_sweep
 from tests.ray import tiny
 
 pytestmark = pytest.mark.ray

@@ -10,7 +10,8 @@ import time
 import psutil
 import pytest
 
-from orchestrator.tracking.journal import TaskFinished, TrialState, load_sweep, read_records
+from orchestrator.tracking.journal import TaskFinished, TrialState, read_records
+from orchestrator.tracking.sweep_log import load_sweep
 from tests.ray import folders, tiny
 
 pytestmark = pytest.mark.ray

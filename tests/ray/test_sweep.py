@@ -13,7 +13,8 @@ import pytest
 from safetensors.torch import load_file
 
 from orchestrator.tracking.checkpoints import cell_front
-from orchestrator.tracking.journal import TrialState, load_sweep
+from orchestrator.tracking.journal import TrialState
+from orchestrator.tracking.sweep_log import load_sweep
 from tests.ray import tiny
 
 pytestmark = pytest.mark.ray

@@ -17,15 +17,14 @@ from orchestrator.tracking.journal import (
     JournalError,
     ObjectiveRecord,
     StepsReported,
-    SweepLog,
     SweepStarted,
     TrialFinished,
     TrialStarted,
     TrialState,
-    load_sweep,
     parse_record,
 )
 from orchestrator.tracking.recorder import Recorder
+from orchestrator.tracking.sweep_log import SweepLog, load_sweep
 
 POINTS = [(0.5, 0.5), (0.6, 0.6), (0.9, 0.1), (0.2, 0.2), (0.1, 0.9)]  # the front is 1, 2 and 4; its knee is 1
 KEPT = {"pareto": {1, 2, 4}, "best": {1}, "all": {0, 1, 2, 3, 4}, "none": set()}

@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from orchestrator.tracking.journal import Journal, SweepEnded, SweepLog, SweepStarted, read_records
+from orchestrator.tracking.journal import Journal, SweepEnded, SweepStarted, read_records
 from orchestrator.tracking.recorder import Recorder
+from orchestrator.tracking.sweep_log import SweepLog
 
 HEADER = SweepStarted(name="s", seed=1, config={}, cells=(), objectives=(), lookahead=1, versions={}, command="c")
 

@@ -9,7 +9,8 @@ from ray.tune.search import Searcher
 
 from orchestrator.config import SearchConfig, trial_config
 from orchestrator.load_config import load_config
-from orchestrator.tracking.journal import ObjectiveRecord, TrialFinished, TrialLog, TrialStarted, TrialState
+from orchestrator.tracking.journal import ObjectiveRecord, TrialFinished, TrialStarted, TrialState
+from orchestrator.tracking.sweep_log import TrialLog
 from orchestrator.tuning.cell_search import Baseline, Cell, CellSearch, CellStudy, distributions, trial_key
 from orchestrator.worker.trial import TrialJob
 
@@ -115,7 +116,7 @@ def job(key, params=None):
     )
 
 
-def search(tape, *, finished=None, cells=("A", "B"), per_cell=3, baselines=()):
+def search(tape, *, finished=None, cells=("A", "B"), per_cell=3, baselines=(), budget=lambda: None):
     made = []
     for index, name in enumerate(cells):
         config = SearchConfig(trials_per_cell=per_cell, startup_trials=2)
@@ -126,7 +127,8 @@ def search(tape, *, finished=None, cells=("A", "B"), per_cell=3, baselines=()):
             return job(trial_key(name, number), params)
 
         made.append(Cell(name, name, "forget05", cell_study, per_cell, make))
-    return CellSearch(made, baselines, finished=finished or {}, recorder=tape, slot={"sweep": "s"})
+    slot = {"sweep": "s", "num_workers": 2, "gpus_per_worker": 0.5}
+    return CellSearch(made, baselines, finished=finished or {}, recorder=tape, slot=slot, budget=budget)
 
 
 def report(number, record):
@@ -153,6 +155,27 @@ def test_cells_are_served_in_turn_and_every_report_is_recorded_once():
     started = [record.key for record in tape.records if isinstance(record, TrialStarted)]
     assert started == ["A/t000", "B/t000", "A/t001", "B/t001", "A/t002", "B/t002"]
     assert [r.key for r in tape.records if isinstance(r, TrialFinished)] == started
+
+
+def test_once_the_budget_is_spent_no_trial_begins_and_those_that_run_end():
+    tape = Tape()
+
+    def budget():
+        return "resources.max_hours=1" if len(tape.records) >= 5 else None
+
+    searcher = search(tape, budget=budget)
+    first, second = searcher.suggest("one"), searcher.suggest("two")
+    assert not searcher.is_done
+    for name, suggestion in (("one", first), ("two", second)):
+        searcher.on_trial_result(name, report(0, result(0, key=suggestion["key"])))
+        searcher.on_trial_complete(name, {})
+    third = searcher.suggest("three")
+    assert third is not None and searcher.suggest("four") == Searcher.FINISHED
+    assert searcher.spent == "resources.max_hours=1" and not searcher.is_done and searcher.num_left == 3
+    searcher.on_trial_result("three", report(0, result(0, key=third["key"])))
+    searcher.on_trial_complete("three", {})
+    assert searcher.is_done
+    assert {record.gpus for record in tape.records if isinstance(record, TrialStarted)} == {1.0}
 
 
 def test_resume_repeats_the_same_suggestions_and_runs_only_what_is_missing():

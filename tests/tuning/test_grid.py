@@ -7,7 +7,8 @@ from ray.tune.search import Searcher
 
 from orchestrator.config import SweepConfig, cell_space, first_values, num_combinations, num_trials, trial_config
 from orchestrator.load_config import ConfigError, build_config, load_config
-from orchestrator.tracking.journal import ObjectiveRecord, TrialFinished, TrialLog, TrialStarted, TrialState
+from orchestrator.tracking.journal import ObjectiveRecord, TrialFinished, TrialStarted, TrialState
+from orchestrator.tracking.sweep_log import TrialLog
 from orchestrator.tuning.cell_search import Cell, CellSearch, CellStudy, distributions, trial_key
 from orchestrator.tuning.samples import sample_trials
 from orchestrator.worker.trial import TrialJob

@@ -1,0 +1,156 @@
+"""What the records of a sweep tell: its trials, and what they cost."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.tracking.journal import (
+    BASELINES,
+    CheckpointDeleted,
+    JournalError,
+    Record,
+    StepRecord,
+    StepsReported,
+    SweepEnded,
+    SweepStarted,
+    TaskFinished,
+    TrialFinished,
+    TrialStarted,
+    read_records,
+)
+
+
+@dataclass(slots=True)
+class TrialLog:
+    """All that is known of one trial (or baseline)."""
+
+    started: TrialStarted
+    steps: list[StepRecord] = field(default_factory=list)
+    tasks: list[TaskFinished] = field(default_factory=list)
+    finished: TrialFinished | None = None
+    checkpoint: str | None = None
+    is_held: bool = True  # by a slot of this sitting, until it ends
+
+    def held_until(self, time: float) -> float:
+        """GPU-seconds that a trial in progress has held by then; 0 for one that has ended or was cut off."""
+        return max(0.0, time - self.started.time) * self.started.gpus if self.is_held and self.finished is None else 0.0
+
+    @property
+    def gpu_seconds(self) -> float | None:
+        """GPU-seconds that the last attempt held from its start to its end; None while it has none."""
+        return None if self.finished is None else (self.finished.time - self.started.time) * self.started.gpus
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is the model before unlearning, or the retain model."""
+        return self.started.method in BASELINES
+
+
+@dataclass(slots=True)
+class Spent:
+    """Time on the clock and GPU time, over all sittings; what was cut off counts until the last sign of life."""
+
+    seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    since: float | None = None  # when this sitting began
+    last: float = 0.0
+
+    def add(self, record: Record, trials: Mapping[str, TrialLog]) -> None:
+        """One more record, before it is among the trials."""
+        if isinstance(record, SweepStarted):
+            self.seconds, self.gpu_seconds = self.until(None, trials.values())
+            self.since = record.time
+            for trial in trials.values():
+                trial.is_held = False
+        elif isinstance(record, TrialFinished) and record.key in trials:
+            self.gpu_seconds += trials[record.key].held_until(record.time)
+        self.last = record.time
+
+    def until(self, now: float | None, trials: Iterable[TrialLog]) -> tuple[float, float]:
+        """Both sums by the last record, or by `now`."""
+        end = self.last if now is None else now
+        running = sum(trial.held_until(end) for trial in trials)
+        return self.seconds + (0.0 if self.since is None else end - self.since), self.gpu_seconds + running
+
+
+@dataclass(slots=True)
+class SweepLog:
+    """A journal read back; `trials` in the order of their first start. A driver does without their steps."""
+
+    header: SweepStarted
+    trials: dict[str, TrialLog] = field(default_factory=dict)
+    ended: SweepEnded | None = None
+    keeps_steps: bool = True
+    _cells: dict[tuple[str, str], dict[str, TrialLog]] = field(default_factory=dict)  # the same trials, found faster
+    _spent: Spent = field(default_factory=Spent)
+
+    def __post_init__(self) -> None:
+        """The first sitting began with the header."""
+        self._spent.since = self._spent.last = self.header.time
+
+    def baseline(self, kind: str, forget_set: str) -> TrialLog | None:
+        """The model `before` unlearning or the `retain_model` on a forget set, if it was scored."""
+        return self.trials.get(f"{kind}/{forget_set}")
+
+    def searched(self) -> list[TrialLog]:
+        """The trials of the search, without the baselines."""
+        return [trial for trial in self.trials.values() if not trial.is_baseline]
+
+    def cell(self, method: str, forget_set: str) -> list[TrialLog]:
+        """The trials of one cell, in the order of their first start."""
+        return list(self._cells.get((method, forget_set), {}).values())
+
+    def spent(self, now: float | None = None) -> tuple[float, float]:
+        """Seconds that the sweep ran, and GPU-seconds that its trials held; by the last record, or by `now`."""
+        return self._spent.until(now, self.trials.values())
+
+    def add(self, record: Record) -> None:
+        """Take one more record, in the order of the journal."""
+        self._spent.add(record, self.trials)
+        match record:
+            case SweepStarted():
+                self.header, self.ended = record, None
+            case SweepEnded():
+                self.ended = record
+            case TrialStarted(key=key):  # a trial that was cut off starts again from nothing
+                trial = self.trials[key] = TrialLog(record)
+                if not trial.is_baseline:
+                    self._cells.setdefault((record.method, record.forget_set), {})[key] = trial
+            case (
+                StepsReported(key=key) | TaskFinished(key=key) | TrialFinished(key=key) | CheckpointDeleted(key=key)
+            ) if key not in self.trials:
+                raise JournalError(
+                    f"the journal has a {record.kind} record of {key}, which never started; it is broken"
+                )
+            case StepsReported(key=key) if self.keeps_steps:
+                known = self.trials[key].steps  # a trial whose workers died reports its steps again
+                first = record.steps[0].step if record.steps else len(known)
+                self.trials[key].steps = [step for step in known if step.step < first] + list(record.steps)
+            case TaskFinished(key=key, task=task):  # told again after the workers died
+                earlier = [one for one in self.trials[key].tasks if one.task < task]
+                self.trials[key].tasks = [*earlier, record]
+            case TrialFinished(key=key):
+                self.trials[key].finished = record
+                self.trials[key].checkpoint = record.checkpoint
+            case CheckpointDeleted(key=key):
+                self.trials[key].checkpoint = None
+
+
+def load_sweep(sweep_dir: Path, *, keeps_steps: bool = True) -> SweepLog:
+    """Read the journal of the sweep in `sweep_dir`. JournalError: none there, or its first record is not the header."""
+    return log_of(read_records(sweep_dir / "journal"), sweep_dir, keeps_steps=keeps_steps)
+
+
+def log_of(records: Iterable[Record], sweep_dir: Path, *, keeps_steps: bool = True) -> SweepLog:
+    """What the records of the sweep in `sweep_dir` tell. JournalError: as load_sweep."""
+    log: SweepLog | None = None
+    for record in records:
+        if log is None:
+            if not isinstance(record, SweepStarted):
+                raise JournalError(f"{sweep_dir}/journal does not begin with a sweep_started record")
+            log = SweepLog(record, keeps_steps=keeps_steps)
+        else:
+            log.add(record)
+    if log is None:
+        raise JournalError(f"{sweep_dir}/journal holds no complete record; start the sweep again")
+    return log
