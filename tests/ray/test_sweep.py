@@ -169,3 +169,15 @@ def test_more_workers_than_the_cluster_can_have_is_refused_after_connecting(mode
     assert done.returncode == 2
     assert done.stderr.startswith("error: resources.workers_per_trial=500: a trial needs that many workers")
     assert not list(tmp_path.glob("*/journal"))
+
+
+def test_a_sweep_ends_in_good_order_when_its_time_is_spent(models, tmp_path):
+    more = ("methods=[GA+GD]", "search.trials_per_cell=1000", "search.sampler=random", "resources.max_hours=0.015")
+    done = tiny.run(tiny.settings(models, tmp_path, *more))
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tiny.sweep_folder(tmp_path)
+    assert f"resources.max_hours=0.015 is spent; raise it to go on with  {sys.executable}" in done.stdout
+    log = load_sweep(folder)
+    assert log.ended.state == "budget spent" and log.spent()[0] >= 54
+    assert 0 < len(log.searched()) < 1000
+    assert {trial.finished.state for trial in log.trials.values()} == {TrialState.COMPLETE}
