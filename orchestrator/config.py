@@ -90,6 +90,9 @@ class ResourcesConfig(Config):
     workers_per_trial: PositiveInt = Field(2, description="processes that train a trial together")
     cpus_per_worker: PositiveFloat = Field(1, description="CPUs of each worker")
     gpus_per_worker: NonNegativeFloat = Field(0, description="1 for GPU training")
+    accelerator_type: str | None = Field(
+        None, description="only on nodes with this accelerator, by Ray's name for it, such as H100; none: any"
+    )
     max_concurrent_trials: PositiveInt | None = Field(None, description="none: as many as fit on the cluster")
     max_workers: PositiveInt | None = Field(
         None, description="room for workers once a cluster that grows is at its largest; none: the room there is now"

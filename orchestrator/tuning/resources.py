@@ -10,10 +10,11 @@ from orchestrator.load_config import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What one machine of the cluster offers."""
+    """What one machine of the cluster offers; `accelerators` by Ray's names, None where they are not known."""
 
     cpus: float
     gpus: float
+    accelerators: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,9 @@ def plan_slots(resources: ResourcesConfig, nodes: Sequence[Node], num_trials: in
         wanted = f"{resources.cpus_per_worker:g} CPU"
         if resources.gpus_per_worker:
             wanted += f" and {resources.gpus_per_worker:g} GPU"
+        if resources.accelerator_type:
+            known = sorted(set().union(*(node.accelerators or () for node in nodes)))
+            wanted += f" on a node with {resources.accelerator_type} (there are: {', '.join(known) or 'none known'})"
         raise ConfigError(
             f"resources.workers_per_trial={resources.workers_per_trial}: a trial needs that many workers with {wanted} "
             f"each, but the cluster ({_describe(nodes)}) has room for {room}; lower resources.workers_per_trial, "
@@ -65,6 +69,9 @@ def head_share(num_slots: int) -> float:
 
 
 def _room(resources: ResourcesConfig, node: Node) -> int:
+    wanted = resources.accelerator_type
+    if wanted is not None and node.accelerators is not None and wanted not in node.accelerators:
+        return 0
     by_cpu = math.floor(node.cpus / resources.cpus_per_worker + 1e-9)
     if not resources.gpus_per_worker:
         return by_cpu

@@ -33,6 +33,7 @@ from orchestrator.tuning.resources import Node, Plan, head_share
 from orchestrator.worker.trial import TrialJob
 
 _HEAD = "node:__internal_head__"
+_ACCELERATOR = "accelerator_type:"
 _RAY_FOLDER = ".ray"  # what Ray Train writes of its own
 
 
@@ -75,9 +76,14 @@ def ray_session(resources: ResourcesConfig) -> Iterator[list[Node]]:
         if ray.available_resources().get(_HEAD, 0) < 1:
             raise ConfigError("another sweep runs on this cluster; wait for it, or connect to another with RAY_ADDRESS")
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        yield [Node(cpus=offered.get("CPU", 0), gpus=offered.get("GPU", 0)) for offered in alive]
+        yield [_node(offered) for offered in alive]
     finally:
         ray.shutdown()
+
+
+def _node(offered: dict[str, float]) -> Node:
+    accelerators = {name.removeprefix(_ACCELERATOR) for name in offered if name.startswith(_ACCELERATOR)}
+    return Node(offered.get("CPU", 0), offered.get("GPU", 0), frozenset(accelerators))
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,7 @@ class Search:
                 "num_workers": plan.workers_per_slot,
                 "cpus_per_worker": resources.cpus_per_worker,
                 "gpus_per_worker": resources.gpus_per_worker,
+                "accelerator_type": resources.accelerator_type,
                 "trials_per_group": 1 if resources.isolation == "process" else None,
                 "max_attempts": resources.max_attempts,
                 "idle_seconds": resources.slot_idle_seconds,

@@ -35,6 +35,7 @@ class SlotSpec(Config):
     num_workers: int
     cpus_per_worker: float
     gpus_per_worker: float
+    accelerator_type: str | None
     trials_per_group: int | None
     max_attempts: int
     idle_seconds: float
@@ -226,6 +227,7 @@ class Slot:
                 num_workers=self.spec.num_workers,
                 use_gpu=self.spec.gpus_per_worker > 0,
                 resources_per_worker=resources,
+                accelerator_type=self.spec.accelerator_type,
             ),
             torch_config=TorchConfig(
                 backend="nccl" if self.spec.gpus_per_worker else "gloo", timeout_s=round(self.spec.hang_seconds)

@@ -33,6 +33,18 @@ def test_what_never_fits_is_an_error_with_key_value_and_remedy(resources, room):
         plan_slots(ResourcesConfig(**resources), [Node(2, 0)], 10)
 
 
+def test_only_nodes_with_the_accelerator_that_was_asked_for_count():
+    nodes = [Node(8, 0, frozenset()), Node(96, 8, frozenset({"A100"})), Node(96, 8, frozenset({"H100", "GPU"}))]
+    asked = {"workers_per_trial": 2, "gpus_per_worker": 1}
+    assert plan_slots(ResourcesConfig(**asked), nodes, 24).num_slots == 8
+    assert plan_slots(ResourcesConfig(**asked, accelerator_type="H100"), nodes, 24).num_slots == 4
+    assert plan_slots(ResourcesConfig(**asked, accelerator_type="H100"), [Node(96, 8)], 24).num_slots == 4  # not known
+    with pytest.raises(
+        ConfigError, match=r"1 GPU on a node with T4 \(there are: A100, GPU, H100\) each, .* room for 0"
+    ):
+        plan_slots(ResourcesConfig(**asked, accelerator_type="T4"), nodes, 24)
+
+
 def test_a_cluster_that_grows_is_planned_for_at_its_largest():
     resources = ResourcesConfig(workers_per_trial=2, gpus_per_worker=1, max_workers=16)
     plan = plan_slots(resources, [Node(0, 0)], 24)  # a head alone
