@@ -22,6 +22,7 @@ from orchestrator.analysis.terminal import render_summary
 from orchestrator.base_config import EMBEDDED
 from orchestrator.config import SweepConfig, num_combinations, num_trials
 from orchestrator.embedded import EmbeddedError, prepare
+from orchestrator.estimate import estimate_cost
 from orchestrator.load_config import ConfigError, build_config, validate
 from orchestrator.progress import Progress
 from orchestrator.scenarios.base import DataError, Task
@@ -179,6 +180,7 @@ def dry_run(sweep: SweepConfig, console: Console, cluster: str | None = None) ->
     if cluster is not None:
         console.print(f"where its nodes come when they are asked for: resources.max_workers={plan.room_for_workers}")
     console.print(f"disk: {preflight.estimate_disk(sweep)}")
+    console.print(f"time: {estimate_cost(sweep, plan, _num_trials(sweep))}")
     console.print("sampled trials:")
     for key, params in sample_trials(sweep, 3).items():
         settings = ", ".join(f"{name}={_short(value)}" for name, value in params.items())

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.load_config import shipped_sweeps
 from orchestrator.sweep import main
+from orchestrator.tracking.journal import Journal, SweepStarted, TrialFinished, TrialStarted
 from tests.ray import folders, tiny
 
 ROW = {"question": "Who wrote Sand?", "answer": "Ada Quill wrote Sand.", "paraphrased_answer": "Sand is by Ada Quill."}
@@ -60,6 +61,30 @@ def test_good_input_dry_runs(arguments, capsys):
         assert words in out
     assert out.count("/forget01/t00") == 3
     assert "learning_rate: 0.0005" in out
+
+
+def test_a_dry_run_tells_the_time_by_what_trials_took_before(arguments, tmp_path, capsys):
+    assert main([*arguments, "--dry-run"]) == 0
+    assert "time: not known before a trial of this sweep has run" in capsys.readouterr().out
+    for number, seconds in ((1, (9e9,)), (2, (100.0, 200.0, 1000.0)), (3, ())):  # the newest that has trials counts
+        write_trials(tmp_path / "store" / f"tofu_tiny-20260101-00000{number}", seconds)
+    more = ("resources.gpus_per_worker=1", "resources.max_workers=8")
+    assert main([*arguments, *more, "--dry-run"]) == 0
+    assert (
+        "time: a trial of tofu_tiny-20260101-000002 took 3.3 min (median of 3); 24 such trials on 4 slots take about "
+        "20 min and 2.67 GPU-hours, baselines and starts aside"
+    ) in capsys.readouterr().out
+
+
+def write_trials(folder, seconds):
+    journal = Journal(folder / "journal")
+    values = dict(seed=1, config={}, cells=(), objectives=(), lookahead=1, versions={}, command="c")
+    journal.append(SweepStarted(name="tofu_tiny", time=0, **values))
+    for number, end in enumerate(seconds):
+        key = f"GA/f/t{number}"
+        journal.append(TrialStarted(key=key, method="GA", forget_set="f", number=number, params={}, config={}, time=10))
+        journal.append(TrialFinished(key=key, state="COMPLETE", time=10 + end))
+    journal.close()
 
 
 @pytest.mark.parametrize(
