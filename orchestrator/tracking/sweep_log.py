@@ -1,6 +1,6 @@
 """What the records of a sweep tell: its trials, and what they cost."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,16 +29,11 @@ class TrialLog:
     tasks: list[TaskFinished] = field(default_factory=list)
     finished: TrialFinished | None = None
     checkpoint: str | None = None
-    is_held: bool = True  # by a slot of this sitting, until it ends
-
-    def held_until(self, time: float) -> float:
-        """GPU-seconds that a trial in progress has held by then; 0 for one that has ended or was cut off."""
-        return max(0.0, time - self.started.time) * self.started.gpus if self.is_held and self.finished is None else 0.0
 
     @property
     def gpu_seconds(self) -> float | None:
         """GPU-seconds that the last attempt held from its start to its end; None while it has none."""
-        return None if self.finished is None else (self.finished.time - self.started.time) * self.started.gpus
+        return None if self.finished is None else _gpu_seconds(self.started, self.finished.time)
 
     @property
     def is_baseline(self) -> bool:
@@ -54,23 +49,29 @@ class Spent:
     gpu_seconds: float = 0.0
     since: float | None = None  # when this sitting began
     last: float = 0.0
+    running: dict[str, TrialStarted] = field(default_factory=dict)
 
-    def add(self, record: Record, trials: Mapping[str, TrialLog]) -> None:
-        """One more record, before it is among the trials."""
-        if isinstance(record, SweepStarted):
-            self.seconds, self.gpu_seconds = self.until(None, trials.values())
-            self.since = record.time
-            for trial in trials.values():
-                trial.is_held = False
-        elif isinstance(record, TrialFinished) and record.key in trials:
-            self.gpu_seconds += trials[record.key].held_until(record.time)
+    def add(self, record: Record) -> None:
+        """One more record, in the order of the journal."""
+        match record:
+            case SweepStarted():
+                self.seconds, self.gpu_seconds = self.until(None)
+                self.since, self.running = record.time, {}
+            case TrialStarted(key=key):
+                self.running[key] = record
+            case TrialFinished(key=key) if key in self.running:
+                self.gpu_seconds += _gpu_seconds(self.running.pop(key), record.time)
         self.last = record.time
 
-    def until(self, now: float | None, trials: Iterable[TrialLog]) -> tuple[float, float]:
+    def until(self, now: float | None) -> tuple[float, float]:
         """Both sums by the last record, or by `now`."""
         end = self.last if now is None else now
-        running = sum(trial.held_until(end) for trial in trials)
-        return self.seconds + (0.0 if self.since is None else end - self.since), self.gpu_seconds + running
+        held = sum(_gpu_seconds(started, end) for started in self.running.values())
+        return self.seconds + (0.0 if self.since is None else end - self.since), self.gpu_seconds + held
+
+
+def _gpu_seconds(started: TrialStarted, end: float) -> float:
+    return max(0.0, end - started.time) * started.gpus
 
 
 @dataclass(slots=True)
@@ -102,11 +103,11 @@ class SweepLog:
 
     def spent(self, now: float | None = None) -> tuple[float, float]:
         """Seconds that the sweep ran, and GPU-seconds that its trials held; by the last record, or by `now`."""
-        return self._spent.until(now, self.trials.values())
+        return self._spent.until(now)
 
     def add(self, record: Record) -> None:
         """Take one more record, in the order of the journal."""
-        self._spent.add(record, self.trials)
+        self._spent.add(record)
         match record:
             case SweepStarted():
                 self.header, self.ended = record, None
