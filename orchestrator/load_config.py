@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator.base_config import Config
 from orchestrator.config import SweepConfig
+from orchestrator.tracking.pump import redact_uri
 
 SWEEPS = Path(__file__).parent / "sweeps"
 ConfigType = TypeVar("ConfigType", bound=Config)
@@ -84,8 +85,8 @@ def validate(kind: type[ConfigType], values: Any) -> ConfigType:
 
 
 def _printable(text: str) -> str:
-    """One line, whatever a key or value holds."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    """One line without passwords, whatever a key or value holds."""
+    return redact_uri("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text))
 
 
 def _message(kind: type[BaseModel], error: Any) -> str:

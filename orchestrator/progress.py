@@ -56,6 +56,8 @@ class Progress:
                 self._num_ended += 1
                 self._first_end = self._first_end or time.monotonic()
                 self.console.print(self._line(record), highlight=False)
+                for note in record.notes:
+                    self.console.print(f"note: {record.key}: {note}", style="yellow", highlight=False)
 
     def _num_planned(self) -> int:
         header = self.log.header

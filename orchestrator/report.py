@@ -25,13 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("dir", metavar="DIR", type=open_storage, help="folder or URI of the sweep; it holds journal/")
+    parser.add_argument("dir", metavar="DIR", help="folder or URI of the sweep; it holds journal/")
     parser.add_argument("--out", metavar="FILE", type=Path, help="the page to write (default: DIR/report.html)")
     options = parser.parse_args(arguments)
     try:
-        fetch_journal(options.dir)
-        path = write_report(load_sweep(options.dir.local), options.out or options.dir.local / "report.html")
-    except (JournalError, OSError) as error:
+        storage = open_storage(options.dir)
+        fetch_journal(storage)
+        path = write_report(load_sweep(storage.local), options.out or storage.local / "report.html")
+    except (JournalError, OSError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     sys.stdout.write(f"{path}\n")

@@ -132,8 +132,9 @@ def run(study: Study, console: Console) -> int:
         recorder, pump, keeper = open_record(study, plan)
         console.print(f"sweep {sweep.name} in {storage}")
         console.print(f"{_budget(sweep)} on {plan}")
+        search = Search(sweep, storage, recorder)
         try:
-            outcome = _search(Search(sweep, storage, recorder), plan, console)
+            outcome = _search(search, plan, console)
             if outcome == "done":
                 keeper.conclude()
             recorder.record(SweepEnded(state=outcome))
@@ -143,6 +144,7 @@ def run(study: Study, console: Console) -> int:
             return 1
         finally:
             recorder.close()
+            search.tidy()
     code = {"done": 0, "budget spent": 0, "failed": 1, "interrupted": 130}[outcome]
     if code == 0 and (share := _failed_share(recorder.log)) > sweep.search.max_failed_share:
         console.print(
@@ -256,6 +258,7 @@ def open_record(study: Study, plan: Plan) -> tuple[Recorder, Pump[Any], Checkpoi
     for record in earlier:
         pump.put(record)
     keeper = CheckpointKeeper(sweep.checkpoint, study.storage, recorder)
+    keeper.tidy()
     recorder.listeners += [pump.put, keeper]
     recorder.record(header)
     return recorder, pump, keeper

@@ -48,7 +48,7 @@ class Storage:
         """A folder inside."""
         return Storage(self.local / name, None if self.uri is None else join(self.uri, name))
 
-    def names(self) -> list[str]:
+    def names(self, patience_seconds: float | None = None) -> list[str]:
         """What is in the folder, without what is inside of folders; nothing where there is no such folder."""
         if self.uri is None:
             return sorted(path.name for path in self.local.iterdir()) if self.local.is_dir() else []
@@ -56,7 +56,7 @@ class Storage:
 
         filesystem, root = _open(self.uri)
         look = lambda: filesystem.get_file_info(FileSelector(root, allow_not_found=True))  # noqa: E731
-        return sorted(found.base_name for found in _patiently(look, f"{self} cannot be listed"))
+        return sorted(found.base_name for found in _patiently(look, f"{self} cannot be listed", patience_seconds))
 
     def publish(self, name: str, *, keep_copy: bool = True, patience_seconds: float | None = None) -> None:
         """Put a file or folder that was written to `local` into the store. A file appears there whole or not at all."""
@@ -73,7 +73,7 @@ class Storage:
             if not keep_copy:
                 self.drop_copy(name)
 
-    def fetch(self, name: str) -> Path:
+    def fetch(self, name: str, patience_seconds: float | None = None) -> Path:
         """Where a file or folder is on this machine, brought from the store if it is not there."""
         path = self.local / name
         if self.uri is None or path.exists():
@@ -81,7 +81,7 @@ class Storage:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _held(path.with_name(".fetch.lock")):  # the processes of a machine bring it once
             if not path.exists():
-                self._bring_patiently(name)
+                self._bring_patiently(name, patience_seconds)
         return path
 
     def fetch_files(self, names: Sequence[str]) -> None:
@@ -112,8 +112,8 @@ class Storage:
         if self.uri is not None:
             _remove(self.local / name)
 
-    def _bring_patiently(self, name: str) -> None:
-        _patiently(lambda: self._bring(name, self.local / name), f"{self} does not give {name}")
+    def _bring_patiently(self, name: str, patience_seconds: float | None = None) -> None:
+        _patiently(lambda: self._bring(name, self.local / name), f"{self} does not give {name}", patience_seconds)
 
     def _bring(self, name: str, path: Path) -> None:
         from pyarrow.fs import FileType, LocalFileSystem, copy_files  # noqa: PLC0415

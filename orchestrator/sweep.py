@@ -22,7 +22,7 @@ from orchestrator.scenarios.base import DataError
 from orchestrator.tracking.journal import JournalError
 
 EXIT_CODES = """exit codes:
-  0    done
+  0    done, or the budget is spent
   1    the sweep ran, and more trials failed than search.max_failed_share allows, or it could not go on
   2    bad input; nothing was started
   130  interrupted; the state is saved and the command to resume is printed

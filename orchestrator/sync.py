@@ -16,9 +16,10 @@ from orchestrator.tracking.sweep_log import SweepLog, load_sweep
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the view and say how to open it. Returns 0; 1: MLflow did not answer; 2: no usable journal or URI."""
     args = _parse(argv)
-    folder = args.storage.local
     try:
-        fetch_journal(args.storage)
+        storage = open_storage(args.storage)
+        folder = storage.local
+        fetch_journal(storage)
         log = load_sweep(folder)
         uri = args.tracking_uri or _recorded_uri(log, folder)
     except (JournalError, ValueError) as error:
@@ -45,7 +46,7 @@ def how_to_open(uri: str, fragment: str) -> str:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m orchestrator.sync", description=__doc__)
-    parser.add_argument("storage", metavar="DIR", type=open_storage, help="folder or URI of a sweep; it holds journal/")
+    parser.add_argument("storage", metavar="DIR", help="folder or URI of a sweep; it holds journal/")
     parser.add_argument("--tracking-uri", metavar="URI", help="where to write; default: what the sweep was given")
     return parser.parse_args(argv)
 

@@ -66,20 +66,21 @@ def test_good_input_dry_runs(arguments, capsys):
 def test_a_dry_run_tells_the_time_by_what_trials_took_before(arguments, tmp_path, capsys):
     assert main([*arguments, "--dry-run"]) == 0
     assert "time: not known before a trial of this sweep has run" in capsys.readouterr().out
-    for number, seconds in ((1, (9e9,)), (2, (100.0, 200.0, 1000.0)), (3, ())):  # the newest that has trials counts
-        write_trials(tmp_path / "store" / f"tofu_tiny-20260101-00000{number}", seconds)
+    write_trials(tmp_path / "store" / "tofu_tiny-more", 3, (9e9,), name="tofu_tiny-more")
+    for number, seconds in ((0, (9e9,)), (1, (100.0, 200.0, 1000.0)), (2, ())):  # the newest that has trials counts
+        write_trials(tmp_path / "store" / f"any name {number}", number, seconds)
     more = ("resources.gpus_per_worker=1", "resources.max_workers=8")
     assert main([*arguments, *more, "--dry-run"]) == 0
     assert (
-        "time: a trial of tofu_tiny-20260101-000002 took 3.3 min (median of 3); 24 such trials on 4 slots take about "
+        "time: a trial of 1970-01-01 00:00 UTC took 3.3 min (median of 3); 24 such trials on 4 slots take about "
         "20 min and 2.67 GPU-hours, baselines and starts aside"
     ) in capsys.readouterr().out
 
 
-def write_trials(folder, seconds):
+def write_trials(folder, begun, seconds, name="tofu_tiny"):
     journal = Journal(folder / "journal")
     values = dict(seed=1, config={}, cells=(), objectives=(), lookahead=1, versions={}, command="c")
-    journal.append(SweepStarted(name="tofu_tiny", time=0, **values))
+    journal.append(SweepStarted(name=name, time=begun, **values))
     for number, end in enumerate(seconds):
         key = f"GA/f/t{number}"
         journal.append(TrialStarted(key=key, method="GA", forget_set="f", number=number, params={}, config={}, time=10))

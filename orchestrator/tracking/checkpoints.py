@@ -11,6 +11,8 @@ from orchestrator.tracking.recorder import Recorder
 from orchestrator.tracking.sweep_log import SweepLog, TrialLog
 
 _LOG = logging.getLogger(__name__)
+_LAST = 100  # more than can have ended when a sweep is killed
+WEIGHTS_FOLDER = "model"  # in a trial's folder
 RESUME_FOLDER = "resume"  # in a trial's folder: what it goes on from while it has not ended
 
 
@@ -28,11 +30,19 @@ class CheckpointKeeper:
         """Look at the cell of a trial that ended."""
         if isinstance(record, TrialFinished):
             self._remove(f"trials/{record.key}/{RESUME_FOLDER}")
+            if record.checkpoint is None:  # of an attempt that was cut off while it saved
+                self._remove(f"trials/{record.key}/{WEIGHTS_FOLDER}")
         if isinstance(record, TrialFinished) and self._policy != "all":
             log = self._recorder.log
             started = log.trials[record.key].started
             cell = log.cell(started.method, started.forget_set)
             self._keep(cell, [] if self._policy == "none" else cell_front(log, cell))
+
+    def tidy(self) -> None:
+        """Delete what trials that have ended would resume from, where the sweep was killed before it could."""
+        ended = [trial.finished for trial in self._recorder.log.trials.values() if trial.finished]
+        for finished in sorted(ended, key=lambda finished: finished.time)[-_LAST:]:
+            self._remove(f"trials/{finished.key}/{RESUME_FOLDER}")
 
     def conclude(self) -> None:
         """The sweep is done: under `best` keep one knee a cell."""

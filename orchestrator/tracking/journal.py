@@ -156,8 +156,8 @@ class TrialFinished(_Record):
     """How a trial ended, and every metric it was scored with.
 
     `metrics` maps names such as `model_utility` or `forget/rouge` to values. `objectives` are in the sweep's order and
-    absent for FAILED. `scores_path` is a JSON-lines file of per-example scores, `checkpoint` a folder of weights; both
-    are relative to the sweep's folder.
+    absent for FAILED. `notes` say what went wrong without changing the result. `scores_path` is
+    a JSON-lines file of per-example scores, `checkpoint` a folder of weights; both are relative to the sweep's folder.
     """
 
     kind: Literal["trial_finished"] = "trial_finished"
@@ -172,6 +172,7 @@ class TrialFinished(_Record):
     checkpoint: str | None = None
     judges: dict[str, str] = {}
     examples: tuple[ExampleAnswer, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class CheckpointDeleted(_Record):
@@ -201,7 +202,6 @@ class Journal:
     """Append records to a new segment of `folder`."""
 
     def __init__(self, folder: Path, *, suffix: str = "") -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._suffix = folder, suffix
         self._lock = lock_folder(folder)
         self._number = max((int(path.stem.partition("-")[0]) for path in folder.glob("*.jsonl")), default=0)
@@ -241,7 +241,11 @@ class Journal:
 
 def lock_folder(folder: Path) -> TextIO:
     """Hold a journal until the file is closed or this process ends. JournalError: another process holds it."""
-    lock = (folder / "lock").open("a+", encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise JournalError(f"{folder} cannot be written: {error.strerror}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -131,7 +131,7 @@ class Lease:
 
     def renew(self, patience_seconds: float = 0.0) -> None:
         """JournalError: another sweep has it, or had it. OSError: the store does not answer within the time."""
-        found = self._read()
+        found = self._read(patience_seconds)
         if found is None or found["id"] != self.id:
             other = "another sweep" if found is None else f"process {found['process']} on {found['machine']}"
             raise JournalError(
@@ -159,10 +159,10 @@ class Lease:
             time.sleep(min(1.0, CUT_SECONDS))
             found = self._read()
 
-    def _read(self) -> Any:
+    def _read(self, patience_seconds: float = 0.0) -> Any:
         self._storage.drop_copy(_LEASE)
         try:
-            return json.loads(self._storage.fetch(_LEASE).read_text(encoding="utf-8"))
+            return json.loads(self._storage.fetch(_LEASE, patience_seconds).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except ValueError as error:
@@ -208,7 +208,7 @@ def fetch_journal(storage: Storage) -> None:
         return
     try:
         folder.fetch_files(_segments(folder))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise JournalError(f"{folder} cannot be read: {error}") from error
 
 
@@ -223,7 +223,6 @@ def reconcile_journal(storage: Storage) -> None:
     if folder.uri is None:
         return
     try:
-        folder.local.mkdir(parents=True, exist_ok=True)
         with lock_folder(folder.local):
             lease = Lease(folder)
             lease.take()
@@ -237,7 +236,7 @@ def reconcile_journal(storage: Storage) -> None:
                     path.rename(path.with_suffix(".aside"))
             lease.release()
         fetch_journal(storage)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise JournalError(f"{folder} cannot be read: {error}") from error
 
 

@@ -56,12 +56,12 @@ class Spent:
         match record:
             case SweepStarted():
                 self.seconds, self.gpu_seconds = self.until(None)
-                self.since, self.running = record.time, {}
+                self.since, self.last, self.running = record.time, record.time, {}
             case TrialStarted(key=key):
                 self.running[key] = record
             case TrialFinished(key=key) if key in self.running:
                 self.gpu_seconds += _gpu_seconds(self.running.pop(key), record.time)
-        self.last = record.time
+        self.last = max(self.last, record.time)  # what is told again keeps its time
 
     def until(self, now: float | None) -> tuple[float, float]:
         """Both sums by the last record, or by `now`."""

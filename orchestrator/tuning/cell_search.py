@@ -165,6 +165,7 @@ class _Running:
     job: TrialJob
     cell: Cell | None
     number: int
+    slot: str | None = None
     num_reports: int = 0
     finished: TrialFinished | None = None
 
@@ -231,7 +232,9 @@ class CellSearch(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next job for Tune; None: ask again later; FINISHED: nothing is left."""
-        self.spent = self.spent or self._budget()
+        self._replay()
+        if self.num_left:
+            self.spent = self.spent or self._budget()
         if self._is_over:
             return Searcher.FINISHED
         running_baselines = {running.job.key for running in self._running.values() if running.cell is None}
@@ -255,9 +258,11 @@ class CellSearch(Searcher):
         """Record what a slot reported. Tune hands the last report over twice."""
         running = self._running[trial_id]
         self.slots.add(result["slot"])
+        if result["slot"] != running.slot:  # of a new process the first report is number 0 again
+            running.slot, running.num_reports = result["slot"], result["report"]
         if result["report"] < running.num_reports:
             return
-        running.num_reports += 1
+        running.num_reports = result["report"] + 1
         record = parse_record(result["record"])
         self._recorder.record(record)
         if isinstance(record, TrialFinished):

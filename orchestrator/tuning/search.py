@@ -29,7 +29,7 @@ from orchestrator.tracking.journal import TrialState
 from orchestrator.tracking.recorder import Recorder
 from orchestrator.tracking.sweep_log import TrialLog
 from orchestrator.tuning.cell_search import Baseline, Cell, CellSearch, CellStudy, distributions, seed_of, trial_key
-from orchestrator.tuning.resources import Node, Plan, head_share
+from orchestrator.tuning.resources import NO_ROOM, Node, Plan, head_share
 from orchestrator.worker.trial import TrialJob
 
 _HEAD = "node:__internal_head__"
@@ -111,7 +111,12 @@ class Search:
                 search_alg=search, num_samples=-1, max_concurrent_trials=plan.num_slots, reuse_actors=True
             ),
             run_config=tune.RunConfig(
-                storage_path=str(scratch), name="tune", verbose=0, callbacks=[_slot_closer(search)]
+                storage_path=str(scratch),
+                name="tune",
+                verbose=0,
+                callbacks=[_slot_closer(search)],
+                # Of the process that holds a slot; of its workers the slot itself keeps count.
+                failure_config=tune.FailureConfig(max_failures=self.sweep.resources.max_attempts - 1),
             ),
         )
         try:
@@ -122,11 +127,14 @@ class Search:
             raise self.recorder.failure or error from error
         finally:  # interrupted: the workers end with the connection, nobody waits for the trial in progress
             shutil.rmtree(scratch, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                self.storage.remove(_RAY_FOLDER)
         if search.fatal:
             raise SearchError(search.fatal)
         return search.spent if search.num_left else None
+
+    def tidy(self) -> None:
+        """Delete what Ray Train wrote of its own."""
+        with contextlib.suppress(OSError):
+            self.storage.remove(_RAY_FOLDER)
 
     def searcher(self, plan: Plan) -> CellSearch:
         """What Tune asks for the next job and tells what became of it."""
@@ -230,8 +238,10 @@ class Search:
 
 
 def _again(trial: TrialLog) -> bool:
-    """A baseline that could not be scored is tried again when the sweep is resumed; nothing can be compared without."""
-    return trial.is_baseline and trial.finished is not None and trial.finished.state != TrialState.COMPLETE
+    """What is tried again when the sweep is resumed: baselines without a score, trials that there was no room for."""
+    if trial.finished is None or trial.finished.state == TrialState.COMPLETE:
+        return False
+    return trial.is_baseline or (trial.finished.error or "").startswith(NO_ROOM)
 
 
 def _slot_closer(search: CellSearch) -> Any:

@@ -22,10 +22,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.base_config import Config
 from orchestrator.tracking.journal import TrialFinished, TrialState
+from orchestrator.tuning.resources import NO_ROOM
 
 _POLL_SECONDS = 1.0
 _STOP = -1
-_NO_ROOM = "WorkerGroupStartupTimeoutError"  # of Ray Train, which does not export it
+_MOST_LEAVES = 100
+_STARTS_TOO_LATE = "WorkerGroupStartupTimeoutError"  # of Ray Train, which does not export it
 
 
 class SlotSpec(Config):
@@ -144,6 +146,7 @@ class Slot:
         self.num_trials = 0
         self._idle: threading.Timer | None = None
         self._error: BaseException | None = None
+        self._closing = False
         self._thread = threading.Thread(target=self._hold_group, daemon=True)
         self._thread.start()
 
@@ -151,6 +154,11 @@ class Slot:
     def is_alive(self) -> bool:
         """Whether the group can take a job."""
         return self._thread.is_alive()
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether the group lives, and was not told to end."""
+        return self.is_alive and not self._closing
 
     def run(self, job: str) -> Iterator[str]:
         """Records of a job, as JSON, the last one its TrialFinished.
@@ -185,9 +193,9 @@ class Slot:
         error = self._error
         if left or isinstance(error, PreemptionError) or _lost_to_preemption(error):
             return WorkersLeftError(f"a node of the workers of job {sequence} was taken away")
-        if isinstance(error, ControllerError) and type(error.controller_failure).__name__ == _NO_ROOM:
+        if isinstance(error, ControllerError) and type(error.controller_failure).__name__ == _STARTS_TOO_LATE:
             return TrialFailedError(
-                f"no room for {self.spec.num_workers} workers ({self._needs()} each) within "
+                f"{NO_ROOM} {self.spec.num_workers} workers ({self._needs()} each) within "
                 f"resources.start_timeout_seconds={self.spec.start_timeout_seconds:g}; add nodes, or raise it"
             )
         return WorkersDiedError(f"the workers of job {sequence} died: {_short(error)}")
@@ -198,6 +206,7 @@ class Slot:
 
     def close(self) -> None:
         """Let the workers end, and wait for them."""
+        self._closing = True
         with contextlib.suppress(RayActorError):  # the mailbox goes first when Tune ends a trainable
             ray.get(self.mailbox.stop.remote())
         self._thread.join()
@@ -255,7 +264,7 @@ def run_on_slot(config: dict[str, Any]) -> None:
 
 def _records(spec: SlotSpec, job: str, key: str) -> Iterator[tuple[str, str]]:
     """Slot name and record, over as many attempts as are allowed; always ends with a TrialFinished."""
-    num_deaths = 0
+    num_deaths = num_leaves = 0
     while True:
         slot = _acquire(spec)
         name = slot.name
@@ -263,17 +272,28 @@ def _records(spec: SlotSpec, job: str, key: str) -> Iterator[tuple[str, str]]:
             for record in slot.run(job):
                 yield name, record
             return
-        except WorkersLeftError:
-            continue
+        except WorkersLeftError as error:
+            num_leaves += 1
+            if num_leaves == _MOST_LEAVES:
+                reason = f"{error}, as were those of {_MOST_LEAVES - 1} attempts before"
+                break
         except TrialFailedError as error:
             reason = str(error)
             break
-        except WorkersDiedError as error:
+        except (WorkersDiedError, RayActorError) as error:  # the group, or the mailbox
+            _forget(slot)
             num_deaths += 1
             if num_deaths == spec.max_attempts:
                 reason = f"{error} (given up after {spec.max_attempts} starts, resources.max_attempts)"
                 break
     yield name, TrialFinished(key=key, state=TrialState.FAILED, error=reason).model_dump_json()
+
+
+def _forget(slot: Slot) -> None:
+    """A slot whose mailbox may be gone is not asked again."""
+    global _current  # noqa: PLW0603
+    if _current is slot:
+        _current = None
 
 
 def _acquire(spec: SlotSpec) -> Slot:
@@ -283,7 +303,7 @@ def _acquire(spec: SlotSpec) -> Slot:
     used_up = slot and spec.trials_per_group is not None and slot.num_trials >= spec.trials_per_group
     if slot is not None and (slot.spec != spec or used_up) and slot.is_alive:
         slot.close()
-    if slot is None or not slot.is_alive or slot.spec != spec:
+    if slot is None or not slot.takes_jobs or slot.spec != spec:
         slot = _current = Slot(spec)
     return slot
 

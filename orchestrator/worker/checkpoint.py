@@ -87,11 +87,13 @@ def save_checkpoint(
     return checkpoint
 
 
-def newest_checkpoint(root: Storage) -> tuple[Checkpoint, Checkpoint | None] | None:
+def newest_checkpoint(
+    root: Storage, say: Callable[[str], None] = _LOG.warning
+) -> tuple[Checkpoint, Checkpoint | None] | None:
     """The newest whole checkpoint in `root`, and the one that it starts from, if it needs one.
 
-    Each rank checks its own files. A checkpoint that is cut off or damaged is passed over with a warning. StorageError
-    on every rank: the store is away.
+    Each rank checks its own files. A checkpoint that is cut off or damaged is passed over, and rank 0 told by `say`.
+    StorageError on every rank: the store is away.
     """
     rank, _ = rank_and_size()
     for name in _together(lambda: _numbered(root) if rank == 0 else [])[0]:
@@ -101,7 +103,7 @@ def newest_checkpoint(root: Storage) -> tuple[Checkpoint, Checkpoint | None] | N
             if root.uri is not None and error.errno != errno.EBADMSG:
                 raise  # the store is away, and will come back
             if rank == 0:
-                _LOG.warning("checkpoint %s/%s is not whole (%s); passed over", root, name, error.strerror)
+                say(f"checkpoint {root}/{name} is not whole ({error.strerror}); passed over")
     return None
 
 
@@ -115,10 +117,10 @@ def _whole(root: Storage, name: str) -> tuple[Checkpoint, Checkpoint | None]:
     return Checkpoint(storage, manifest["state"]), start
 
 
-def _read_manifest(storage: Storage) -> dict[str, Any]:
+def _read_manifest(storage: Storage, patience_seconds: float | None = None) -> dict[str, Any]:
     with _damage():
         storage.drop_copy(_MANIFEST)
-        manifest = json.loads(storage.fetch(_MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(storage.fetch(_MANIFEST, patience_seconds).read_text(encoding="utf-8"))
         return {key: manifest[key] for key in ("files", "state", "start")}
 
 
@@ -141,17 +143,17 @@ def _damage() -> Iterator[None]:
         raise OSError(errno.EBADMSG, str(error)) from error
 
 
-def _numbered(root: Storage) -> list[str]:
+def _numbered(root: Storage, patience_seconds: float | None = None) -> list[str]:
     """Names of checkpoints, newest first."""
-    return sorted((name for name in root.names() if name.isdigit()), reverse=True)
+    return sorted((name for name in root.names(patience_seconds) if name.isdigit()), reverse=True)
 
 
 def _remove_all_but_last(root: Storage, new: str, kept: set[str]) -> None:
     """Make room for a new one: keep what must be, the last one before it that has a manifest, and what that needs."""
-    numbered = _numbered(root)
+    numbered = _numbered(root, 0.0)
     for name in numbered:
         try:
-            needed = _read_manifest(root.sub(name))["start"]
+            needed = _read_manifest(root.sub(name), 0.0)["start"]
         except OSError as error:
             kept = kept if error.errno == errno.EBADMSG else kept | {name}
             continue

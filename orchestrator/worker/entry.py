@@ -14,6 +14,7 @@ from ray.train.torch import get_device
 
 from orchestrator.storage import StorageError, is_uri
 from orchestrator.tracking.journal import StepsReported, TaskFinished
+from orchestrator.tracking.pump import redact_uri
 from orchestrator.worker.engine import import_deepspeed
 from orchestrator.worker.parts import WorkerParts
 from orchestrator.worker.resume import PreemptedError
@@ -48,7 +49,7 @@ def serve(config: dict[str, Any]) -> None:
             # So it does when a store was away for long.
             if not _lost_a_peer(error) and not (isinstance(error, StorageError) and is_uri(job.place)):
                 reason = f"{type(error).__name__}: {error}{_memory_hint(error)}"
-                ray.get(mailbox.fail.remote(sequence, reason, traceback.format_exc()))
+                ray.get(mailbox.fail.remote(sequence, redact_uri(reason), redact_uri(traceback.format_exc())))
             raise
         if rank == 0:
             ray.get(mailbox.push.remote(sequence, result.model_dump_json()))

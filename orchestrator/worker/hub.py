@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator.tracking.pump import redact_uri
+
 
 @contextlib.contextmanager
 def hub_errors(key: str, name: str) -> Iterator[None]:
@@ -14,7 +16,7 @@ def hub_errors(key: str, name: str) -> Iterator[None]:
         address = None if Path(name).is_dir() else _address(error)
         if address is None:
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = redact_uri(" ".join(str(error).split())) or type(error).__name__
         raise OSError(f"{key}: cannot load {name}: {address}: {reason}; check the network, or name a folder") from error
 
 

@@ -22,7 +22,7 @@ from orchestrator.analysis.pareto import is_dominated
 from orchestrator.base_config import Config, Value
 from orchestrator.scenarios.base import Task
 from orchestrator.storage import Storage, open_storage
-from orchestrator.tracking.checkpoints import RESUME_FOLDER
+from orchestrator.tracking.checkpoints import RESUME_FOLDER, WEIGHTS_FOLDER
 from orchestrator.tracking.journal import (
     ObjectiveRecord,
     StepRecord,
@@ -52,9 +52,9 @@ from orchestrator.worker.resume import TrainingPoints
 from orchestrator.worker.training import plan_task, reference_answers, train_task
 
 SCORES_FILE = "examples.jsonl"
-WEIGHTS_FOLDER = "model"
 Report = Callable[[StepsReported | TaskFinished], None]
 _LOG = logging.getLogger(__name__)
+_MOST_NOTES = 5
 
 
 class TrialJob(Config):
@@ -132,6 +132,7 @@ class _Chain:
     is_leaving: Callable[[], bool]
     scores: Scores = field(default_factory=dict)
     records: list[StepsReported | TaskFinished] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     resumed: Checkpoint | None = None  # kept until there is a newer one
 
     @property
@@ -277,7 +278,13 @@ class _Chain:
             save_checkpoint(self._root, self.num_steps, fill, self._state(step), start=start, keep=self.resumed)
             self.resumed = None
         except OSError as error:
-            _LOG.warning("%s cannot be resumed from step %d: %s", self.job.key, self.num_steps, error)
+            self._note(f"it cannot be resumed from step {self.num_steps} or later: {error}")
+
+    def _note(self, text: str) -> None:
+        """What should be known of the trial, although it goes on; the first few."""
+        _LOG.warning("%s: %s", self.job.key, text)
+        if len(self.notes) < _MOST_NOTES:
+            self.notes.append(text)
 
     @property
     def _root(self) -> Storage:
@@ -296,7 +303,7 @@ class _Chain:
 
         Returns the weights that the task in progress starts from (none: the target model), and a point in its middle.
         """
-        found = newest_checkpoint(self._root)
+        found = newest_checkpoint(self._root, self._note)
         if found is None or found[0].state["made_by"] != self._fingerprint():
             return None, None
         checkpoint, start = self.resumed, _ = found
@@ -344,6 +351,7 @@ def _record(job: TrialJob, chain: _Chain, metrics: dict[str, float]) -> TrialFin
         scores_sha256=_keep_scores(job, chain.scores, name),
         judges=chain.parts.judges(job.config.evaluation).names,
         examples=example_answers(chain.scores),
+        notes=tuple(chain.notes),
     )
 
 

@@ -30,6 +30,7 @@ CASES = {
     "one sitting": (FIRST, 150, 4 * (100 + 130)),
     "resumed": (FIRST + SECOND, 150 + 106, 4 * (100 + 130 + 100)),
     "not resumed to its end": (FIRST + SECOND[:2], 150 + 5, 4 * (100 + 130)),
+    "told again, then killed": ([*FIRST, header(1000), started("b", 1005), steps("b", 150)], 150 + 5, 4 * (100 + 130)),
     "without GPUs": ([header(0), started("a", 1, gpus=0.0), finished("a", 9)], 9, 0),
     "nothing ran": ([header(0)], 0, 0),
 }
