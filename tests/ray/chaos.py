@@ -17,7 +17,7 @@ from orchestrator.tracking.sweep_log import load_sweep
 from tests.ray import tiny
 
 CELL = "GA+GD/forget10"
-NUM_TRIALS = 5
+NUM_TRIALS = 6
 NUM_STEPS = 300  # 120 epochs x 10 rows / batch 4
 # Random suggestions do not depend on what became of other trials, so that a trial can be compared whatever they met.
 SEARCH = (
@@ -126,10 +126,15 @@ def same_results(folder, undisturbed, but=()):
 
 def workers(sweep):
     """The Train workers of this sweep's own Ray."""
+    return actors(sweep, "RayTrainWorker")
+
+
+def actors(sweep, name):
+    """The processes of actors of this name in this sweep's own Ray."""
     found = []
     for process in psutil.Process(sweep.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # it is ending
-            if "".join(process.cmdline()[:1]).startswith("ray::RayTrainWorker"):
+            if "".join(process.cmdline()[:1]).startswith(f"ray::{name}"):
                 found.append(process)
     return found
 

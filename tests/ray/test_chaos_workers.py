@@ -12,6 +12,7 @@ from orchestrator.tracking.sweep_log import load_sweep
 from tests.ray import tiny
 from tests.ray.chaos import (
     NUM_TRIALS,
+    actors,
     ends_with,
     key,
     num_reports,
@@ -30,7 +31,7 @@ pytestmark = [
     pytest.mark.timeout(1200),
     pytest.mark.usefixtures("no_sweep_is_left"),
 ]
-FIRST_KILLED, STOPPED, NO_ROOM, ALWAYS_KILLED, LAST_KILLED = range(NUM_TRIALS)
+FIRST_KILLED, STOPPED, NO_ROOM, ALWAYS_KILLED, LAST_KILLED, HOLDER_KILLED = range(NUM_TRIALS)
 
 
 def test_one_fault_of_workers_after_another(models, undisturbed, tmp_path):
@@ -67,12 +68,19 @@ def test_one_fault_of_workers_after_another(models, undisturbed, tmp_path):
     wait_for_point(sweep, tmp_path, LAST_KILLED)
     workers(sweep)[-1].kill()
 
+    wait_for_point(sweep, tmp_path, HOLDER_KILLED)
+    (holder,) = actors(sweep, "ImplicitFunc")
+    holder.kill()
+
     ends_with(sweep, 0)
     folder = tiny.sweep_folder(tmp_path)
     same_results(folder, undisturbed, but={key(ALWAYS_KILLED)})
-    for number in (FIRST_KILLED, STOPPED, LAST_KILLED):
+    for number in (FIRST_KILLED, STOPPED, LAST_KILLED, HOLDER_KILLED):
         went_on(folder, number)
-    given_up = load_sweep(folder).trials[key(ALWAYS_KILLED)].finished
+    log = load_sweep(folder)
+    assert "cannot be resumed from step" in log.trials[key(NO_ROOM)].finished.notes[0]
+    assert not any(log.trials[key(number)].finished.notes for number in (FIRST_KILLED, STOPPED, LAST_KILLED))
+    given_up = log.trials[key(ALWAYS_KILLED)].finished
     assert given_up.state == TrialState.FAILED
     assert "given up after 2 starts, resources.max_attempts" in given_up.error
 
