@@ -92,11 +92,12 @@ def newest_checkpoint(
 ) -> tuple[Checkpoint, Checkpoint | None] | None:
     """The newest whole checkpoint in `root`, and the one that it starts from, if it needs one.
 
-    Each rank checks its own files. A checkpoint that is cut off or damaged is passed over, and rank 0 told by `say`.
+    Each rank checks its own files. A checkpoint that is cut off is passed over, and one that is damaged, which rank 0
+    says.
     StorageError on every rank: the store is away.
     """
     rank, _ = rank_and_size()
-    for name in _together(lambda: _numbered(root) if rank == 0 else [])[0]:
+    for name in _together(lambda: _ended(root) if rank == 0 else [])[0]:
         try:
             return _whole(root, name)
         except StorageError as error:
@@ -146,6 +147,11 @@ def _damage() -> Iterator[None]:
 def _numbered(root: Storage, patience_seconds: float | None = None) -> list[str]:
     """Names of checkpoints, newest first."""
     return sorted((name for name in root.names(patience_seconds) if name.isdigit()), reverse=True)
+
+
+def _ended(root: Storage) -> list[str]:
+    """Names of checkpoints that were not cut off, newest first."""
+    return [name for name in _numbered(root) if _MANIFEST in root.sub(name).names()]
 
 
 def _remove_all_but_last(root: Storage, new: str, kept: set[str]) -> None:

@@ -75,7 +75,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_which_is_kept(da
     damage(tmp_path / "000002")
     found, _ = newest_checkpoint(root)
     assert found.state == {"n": 1}
-    assert "000002 is not whole" in caplog.text and "passed over" in caplog.text
+    cut_off = not (tmp_path / "000002" / "manifest.json").exists()  # what a kill leaves behind is nothing to be told
+    assert ("000002 is not whole" in caplog.text and "passed over" in caplog.text) != cut_off
 
     def dies(folder):
         assert 1 in numbers_in(tmp_path)  # while the next point is written, it is all there is
