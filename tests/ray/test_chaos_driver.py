@@ -93,7 +93,8 @@ def test_a_head_that_is_lost_with_its_disk(models, undisturbed, s3, tmp_path):
     shutil.rmtree(tmp_path / "first")
     fetch_journal(kept)
     log = load_sweep(kept.local)
-    assert log.trials[key(0)].finished is not None and log.trials[key(1)].finished is None
+    assert log.trials[key(0)].finished is not None
+    assert key(1) not in log.trials or log.trials[key(1)].finished is None  # its start may be among the last ten seconds
 
     out = ends_with(command(*again, HOME=str(tmp_path / "second")), 0)
     assert "1 trials are done" in out
