@@ -94,7 +94,7 @@ def test_a_head_that_is_lost_with_its_disk(models, undisturbed, s3, tmp_path):
     fetch_journal(kept)
     log = load_sweep(kept.local)
     assert log.trials[key(0)].finished is not None
-    assert key(1) not in log.trials or log.trials[key(1)].finished is None  # its start may be among the last ten seconds
+    assert key(1) not in log.trials or log.trials[key(1)].finished is None  # one of the last ten seconds
 
     out = ends_with(command(*again, HOME=str(tmp_path / "second")), 0)
     assert "1 trials are done" in out
