@@ -44,13 +44,13 @@ def cluster_file(address):
         },
         "auth": {}, "docker": {}, "file_mounts": {}, "file_mounts_sync_continuously": False,
         "available_node_types": {
-            "head": {"resources": {}, "node_config": {}, "max_workers": 0},
+            "ray.head.default": {"resources": {}, "node_config": {}, "max_workers": 0},  # the provider's own name
             "worker": {
                 "resources": {"CPU": 2, "object_store_memory": 150 * 2**20}, "node_config": {}, "min_workers": 0,
                 "max_workers": 1,
             },
         },
-        "head_node_type": "head",
+        "head_node_type": "ray.head.default",
     } | {name: [] for name in lists}  # fmt: skip
 
 
