@@ -114,7 +114,8 @@ def went_on_with_what_was_lost(folder, number):
     records = list(read_records(folder / "journal"))
     resumed = [record.time for record in records if isinstance(record, SweepStarted)][-1]
     steps = [record for record in records if isinstance(record, StepsReported) and record.key == key(number)]
-    return any(record.steps[0].step == 0 and record.time < resumed for record in steps)
+    begun = [record.time for record in steps if record.steps[0].step == 0]
+    return bool(begun) and max(begun) < resumed
 
 
 def points_in(kept, number):
