@@ -149,7 +149,8 @@ def test_a_trial_that_no_node_can_hold_is_refused(place):
     assert str(error.value) == (
         "resources.workers_per_trial=32: a trial needs that many workers with 1 CPU and 1 GPU each, but the cluster "
         "(5 nodes, 192 CPUs, 16 GPUs) has room for 16; lower resources.workers_per_trial, resources.cpus_per_worker or "
-        "resources.gpus_per_worker, or add nodes"
+        "resources.gpus_per_worker, or add nodes; where nodes come when they are asked for, set resources.max_workers "
+        "to the room there is then"
     )
 
 
