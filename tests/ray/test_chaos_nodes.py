@@ -6,7 +6,7 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
-from orchestrator.tracking.journal import TrialState
+from orchestrator.tracking.journal import TrialState, has_records
 from orchestrator.tracking.sweep_log import load_sweep
 from tests.ray import tiny
 from tests.ray.chaos import (
@@ -93,7 +93,7 @@ def test_on_notice_of_preemption_a_trial_is_saved_and_goes_on_elsewhere(models, 
         cluster.add_node(num_cpus=2)
     long = ("train.epochs=600", "checkpoint.every_minutes=1000", "resources.max_attempts=1", "search.trials_per_cell=1")
     sweep = start(models, tmp_path, *long, **on(cluster))
-    wait_until(sweep, lambda: list(tmp_path.glob("*/journal/*.jsonl")) and steps_of(tmp_path), "the first steps")
+    wait_until(sweep, lambda: steps_of(tmp_path), "the first steps")
     first = node_of_workers(cluster)
     reason = autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
     deadline = int(1000 * (time.time() + 120))
@@ -110,5 +110,7 @@ def test_on_notice_of_preemption_a_trial_is_saved_and_goes_on_elsewhere(models, 
 
 
 def steps_of(storage):
+    if not any(has_records(path.parent) for path in storage.glob("*/journal")):  # it has just been made
+        return False
     trial = load_sweep(tiny.sweep_folder(storage)).trials.get(key(0))
     return trial is not None and trial.steps
