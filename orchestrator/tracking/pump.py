@@ -43,7 +43,8 @@ ViewT = TypeVar("ViewT", bound=View)
 def redact_uri(text: str) -> str:
     """A URI, or a text with URIs in it, without user names, passwords and query values."""
     text = re.sub(r"(?<!sqlite)(?<!file)://[^\s'\"]*@", "://***@", text)
-    return re.sub(r"(://[^\s?'\"]*)\?[^\s'\")]*", r"\1?***", text)
+    text = re.sub(r"(://[^\s?'\"]*)\?[^\s'\")]*", r"\1?***", text)
+    return re.sub(r"\?[^\s'\")=]+=[^\s'\")]*", "?***", text)  # of an address without its server, as errors have it
 
 
 def redact_argument(text: str) -> str:

@@ -173,6 +173,12 @@ def test_no_part_of_a_password_is_shown(password, scheme):
     assert redact_uri(f"{scheme}://user:{password}@host:1/db") == f"{scheme}://***@host:1/db"
 
 
+def test_a_query_is_hidden_in_an_address_without_its_server_too():
+    said = "Max retries exceeded with url: /?token=abc/api/2.0/get&name=x (Caused by NewConnectionError())"
+    assert redact_uri(said) == "Max retries exceeded with url: /?*** (Caused by NewConnectionError())"
+    assert redact_uri("Who wrote it? a = b") == "Who wrote it? a = b"
+
+
 def test_the_pump_does_not_import_mlflow():
     code = "import sys, orchestrator.tracking.pump, orchestrator.sync; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
