@@ -81,6 +81,14 @@ def ray_session(resources: ResourcesConfig) -> Iterator[list[Node]]:
         ray.shutdown()
 
 
+def _keep_passwords_here() -> None:
+    """Tune would send AWS's to its actors in their runtime environment, which Ray logs; nodes have their own."""
+    from ray.tune.execution import class_cache  # noqa: PLC0415
+
+    sent: set[str] = class_cache.ENV_VARS_TO_PROPAGATE
+    sent.difference_update({name for name in sent if name.startswith("AWS_")})
+
+
 def _node(offered: dict[str, float]) -> Node:
     accelerators = {name.removeprefix(_ACCELERATOR) for name in offered if name.startswith(_ACCELERATOR)}
     return Node(offered.get("CPU", 0), offered.get("GPU", 0), frozenset(accelerators))
@@ -103,6 +111,7 @@ class Search:
 
         from orchestrator.tuning.slot import run_on_slot, stop_slots  # noqa: PLC0415
 
+        _keep_passwords_here()
         search = self.searcher(plan)
         scratch = Path(tempfile.mkdtemp(prefix="lethe-tune-"))
         tuner = tune.Tuner(
