@@ -1,5 +1,6 @@
 """What every record says of where its numbers come from."""
 
+import json
 import platform
 import time
 from collections.abc import Sequence
@@ -25,3 +26,11 @@ def processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or "unknown processor"
+
+
+def keep(facts: dict[str, Any], page: str, out: Path | None) -> None:
+    """Print the page of a record; with `out`, a JSON file, write both beside each other."""
+    print(page)
+    if out:
+        out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        out.with_suffix(".md").write_text(page, encoding="utf-8")

@@ -7,7 +7,6 @@ The quickstart's embedded models, few rows and one epoch: what is measured is wh
 
 import argparse
 import contextlib
-import json
 import shlex
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks.recording import circumstances
+from benchmarks.recording import circumstances, keep
 
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "optuna", "mlflow")
 SETTINGS = (
@@ -107,10 +106,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         found = summary(measure(arguments.trials, Path(folder)))
     facts = circumstances(PACKAGES, shlex.join(["python", "-m", "benchmarks.slot", *sys.argv[1:]])) | found
-    print(page(facts))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        arguments.out.with_suffix(".md").write_text(page(facts), encoding="utf-8")
+    keep(facts, page(facts), arguments.out)
     return 0
 
 

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 from benchmarks.fidelity import CASES
-from benchmarks.recording import circumstances
+from benchmarks.recording import circumstances, keep
 from benchmarks.versus_scripts import sweep_settings
 from orchestrator.base_config import EMBEDDED
 
@@ -224,10 +224,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         found = summary(Path(folder), arguments.repeats)
     facts = circumstances(PACKAGES, f"python -m benchmarks.trials --repeats {arguments.repeats}") | found
-    print(page(facts))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        arguments.out.with_suffix(".md").write_text(page(facts), encoding="utf-8")
+    keep(facts, page(facts), arguments.out)
     return 0
 
 

@@ -25,6 +25,7 @@ from orchestrator.embedded import EmbeddedError, prepare
 from orchestrator.estimate import estimate_cost
 from orchestrator.load_config import ConfigError, build_config, validate
 from orchestrator.progress import Progress
+from orchestrator.resumable import check_resumable
 from orchestrator.scenarios.base import DataError, Task
 from orchestrator.storage import Storage, join, open_storage, split
 from orchestrator.tracking.checkpoints import CheckpointKeeper
@@ -48,8 +49,6 @@ from orchestrator.tuning.resources import Node, Plan, plan_slots
 from orchestrator.tuning.search import Search, SearchError, ray_session
 
 _VERSIONS = ("lethe-unlearning", "ray", "torch", "transformers", "deepspeed", "optuna", "mlflow")
-_RESUMABLE = {"resources", "tracking", "checkpoint", "storage", "strict"}
-_GROWING = {"model": ("retain_models",), "scenario": ("retain_sets", "retain_logs")}  # entries by forget set
 _CLOSE_SECONDS = 60.0
 Outcome = Literal["done", "failed", "interrupted", "budget spent"]
 REPORT = "report.html"
@@ -102,7 +101,7 @@ def resume(place: str, overrides: Sequence[str], console: Console, given: SweepC
         new = _prepared(_with_storage(given, old.storage), console)
     else:
         new = build_config(SweepConfig, None, overrides, base=log.header.config) if overrides else old
-    _check_resumable(old, new)
+    check_resumable(old, new)
     if "***" in (new.tracking.uri or ""):
         raise ConfigError("tracking.uri: the journal keeps it without its password; set tracking.uri=URI again")
     _say_notes(new, preflight.check(new), console)
@@ -355,42 +354,6 @@ def _public(sweep: SweepConfig) -> dict[str, Any]:
 def _versions() -> dict[str, str]:
     found = {name: importlib.metadata.version(name) for name in _VERSIONS}
     return {"python": platform.python_version(), **found}
-
-
-def _check_resumable(old: SweepConfig, new: SweepConfig) -> None:
-    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
-    more = {"methods", "forget_sets"}
-    for key in before:
-        if key in _RESUMABLE or before[key] == after[key]:
-            continue
-        if key in _GROWING and _only_grown(before[key], after[key], _GROWING[key], before["forget_sets"]):
-            continue
-        if key in more and all(item in after[key] for item in before[key]):
-            continue
-        if key == "search":
-            grown = {**before[key], "trials_per_cell": after[key]["trials_per_cell"]}
-            if grown == after[key] and after[key]["trials_per_cell"] >= before[key]["trials_per_cell"]:
-                continue
-        raise ConfigError(
-            f"{key}: cannot change when a sweep is resumed (it was {before[key]!r}, now {after[key]!r}); start a new "
-            "sweep, or change only search.trials_per_cell (up), resources, tracking, checkpoint, or add methods and "
-            "forget sets (with their retain models, logs and sets)"
-        )
-
-
-def _only_grown(
-    before: dict[str, Any], after: dict[str, Any], names: Sequence[str], forget_sets: Sequence[str]
-) -> bool:
-    """A forget set that is added may bring its retain model, log or set; those that were there keep theirs."""
-    for key in before.keys() | after.keys():
-        old, new = before.get(key), after.get(key)
-        if old == new:
-            continue
-        if key not in names or not isinstance(old, dict) or not isinstance(new, dict) or {**new, **old} != new:
-            return False
-        if (new.keys() - old.keys()) & set(forget_sets):
-            return False
-    return True
 
 
 def _num_trials(sweep: SweepConfig) -> int:

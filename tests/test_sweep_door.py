@@ -63,6 +63,18 @@ def test_good_input_dry_runs(arguments, capsys):
     assert "learning_rate: 0.0005" in out
 
 
+def test_doubtful_data_is_noted_and_refused_if_asked(arguments, capsys):
+    """All eight rows of the fixture are the same, to forget and to retain."""
+    assert main([*arguments, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "note: forget01: 8 of the 8 forget rows are among the 8 retain rows too" in out
+    assert "note: forget01: 7 of the 8 forget rows stand there before" in out
+    error = refused(capsys, *arguments, "--dry-run", "strict=true")
+    assert (
+        error.startswith("error: forget01: 8 of the 8 forget rows are among") and "(and 2 more); strict=true" in error
+    )
+
+
 def test_a_dry_run_tells_the_time_by_what_trials_took_before(arguments, tmp_path, capsys):
     assert main([*arguments, "--dry-run"]) == 0
     assert "time: not known before a trial of this sweep has run" in capsys.readouterr().out

@@ -303,7 +303,7 @@ def _acquire(spec: SlotSpec) -> Slot:
     used_up = slot and spec.trials_per_group is not None and slot.num_trials >= spec.trials_per_group
     if slot is not None and (slot.spec != spec or used_up) and slot.is_alive:
         slot.close()
-    if slot is None or not slot.takes_jobs or slot.spec != spec:
+    if slot is None or not slot.takes_jobs:
         slot = _current = Slot(spec)
     return slot
 

@@ -92,9 +92,8 @@ def newest_checkpoint(
 ) -> tuple[Checkpoint, Checkpoint | None] | None:
     """The newest whole checkpoint in `root`, and the one that it starts from, if it needs one.
 
-    Each rank checks its own files. A checkpoint that is cut off is passed over, and one that is damaged, which rank 0
-    says.
-    StorageError on every rank: the store is away.
+    Each rank checks its own files. A checkpoint that is cut off is passed over, and so is one that is damaged, which
+    rank 0 says. StorageError on every rank: the store is away.
     """
     rank, _ = rank_and_size()
     for name in _together(lambda: _ended(root) if rank == 0 else [])[0]:

@@ -1,0 +1,47 @@
+"""What may change when a sweep is resumed, and what would make it another sweep."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator.config import SweepConfig
+from orchestrator.load_config import ConfigError
+
+_RESUMABLE = {"resources", "tracking", "checkpoint", "storage", "strict"}
+_GROWING = {"model": ("retain_models",), "scenario": ("retain_sets", "retain_logs")}  # entries by forget set
+
+
+def check_resumable(old: SweepConfig, new: SweepConfig) -> None:
+    """ConfigError: a setting that cannot change in the middle of a sweep; names the difference."""
+    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
+    more = {"methods", "forget_sets"}
+    for key in before:
+        if key in _RESUMABLE or before[key] == after[key]:
+            continue
+        if key in _GROWING and _only_grown(before[key], after[key], _GROWING[key], before["forget_sets"]):
+            continue
+        if key in more and all(item in after[key] for item in before[key]):
+            continue
+        if key == "search":
+            grown = {**before[key], "trials_per_cell": after[key]["trials_per_cell"]}
+            if grown == after[key] and after[key]["trials_per_cell"] >= before[key]["trials_per_cell"]:
+                continue
+        raise ConfigError(
+            f"{key}: cannot change when a sweep is resumed (it was {before[key]!r}, now {after[key]!r}); start a new "
+            "sweep, or change only search.trials_per_cell (up), resources, tracking, checkpoint, or add methods and "
+            "forget sets (with their retain models, logs and sets)"
+        )
+
+
+def _only_grown(
+    before: dict[str, Any], after: dict[str, Any], names: Sequence[str], forget_sets: Sequence[str]
+) -> bool:
+    """A forget set that is added may bring its retain model, log or set; those that were there keep theirs."""
+    for key in before.keys() | after.keys():
+        old, new = before.get(key), after.get(key)
+        if old == new:
+            continue
+        if key not in names or not isinstance(old, dict) or not isinstance(new, dict) or {**new, **old} != new:
+            return False
+        if (new.keys() - old.keys()) & set(forget_sets):
+            return False
+    return True
