@@ -167,6 +167,7 @@ def one_rank(rank, folder):
     save_checkpoint(Storage(folder / "root"), 3, fill, {"n": 3})
     found, _ = newest_checkpoint(Storage(folder / "root"))
     told += [found.state["n"], found.part(rank).joinpath("state").read_text()]
+    dist.barrier()  # both have read
     if rank == 0:
         (folder / "root" / "000003" / "rank1" / "state").write_text("rank x")
     dist.barrier()
