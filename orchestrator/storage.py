@@ -58,6 +58,23 @@ class Storage:
         look = lambda: filesystem.get_file_info(FileSelector(root, allow_not_found=True))  # noqa: E731
         return sorted(found.base_name for found in _patiently(look, f"{self} cannot be listed", patience_seconds))
 
+    def put(self, name: str, write: Callable[[Path], Found], *, keep_copy: bool = False) -> Found:
+        """Let `write` make a file or folder at a path, and keep it as `name`, whole or not at all."""
+        path = self.local / name
+        draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            made = write(draft)
+            _remove(path)  # of an earlier attempt
+            draft.replace(path)
+        except OSError as error:
+            text = f"{self}/{name} cannot be written: {error.strerror or error}"
+            raise StorageError(error.errno or errno.EIO, text) from error
+        finally:
+            _remove(draft)
+        self.publish(name, keep_copy=keep_copy)
+        return made
+
     def publish(self, name: str, *, keep_copy: bool = True, patience_seconds: float | None = None) -> None:
         """Put a file or folder that was written to `local` into the store. A file appears there whole or not at all."""
         if self.uri is None:

@@ -156,8 +156,9 @@ class TrialFinished(_Record):
     """How a trial ended, and every metric it was scored with.
 
     `metrics` maps names such as `model_utility` or `forget/rouge` to values. `objectives` are in the sweep's order and
-    absent for FAILED. `notes` say what went wrong without changing the result. `scores_path` is
-    a JSON-lines file of per-example scores, `checkpoint` a folder of weights; both are relative to the sweep's folder.
+    absent for FAILED. `retry`: the reason for FAILED lies outside of the trial, which a resumed sweep tries again.
+    `notes` say what went wrong without changing the result. `scores_path` is a JSON-lines file of per-example scores,
+    `checkpoint` a folder of weights; both are relative to the sweep's folder.
     """
 
     kind: Literal["trial_finished"] = "trial_finished"
@@ -166,6 +167,7 @@ class TrialFinished(_Record):
     metrics: dict[str, float] = {}
     objectives: tuple[float, ...] | None = None
     error: str | None = None
+    retry: bool = False
     seconds: dict[str, float] = {}
     scores_path: str | None = None
     scores_sha256: str | None = None

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from orchestrator.config import ResourcesConfig
 from orchestrator.load_config import ConfigError
 
-NO_ROOM = "no room for"  # how the error of a trial begins that no node had room for
-
 
 @dataclass(frozen=True, slots=True)
 class Node:

@@ -29,7 +29,7 @@ from orchestrator.tracking.journal import TrialState
 from orchestrator.tracking.recorder import Recorder
 from orchestrator.tracking.sweep_log import TrialLog
 from orchestrator.tuning.cell_search import Baseline, Cell, CellSearch, CellStudy, distributions, seed_of, trial_key
-from orchestrator.tuning.resources import NO_ROOM, Node, Plan, head_share
+from orchestrator.tuning.resources import Node, Plan, head_share
 from orchestrator.worker.trial import TrialJob
 
 _HEAD = "node:__internal_head__"
@@ -247,10 +247,10 @@ class Search:
 
 
 def _again(trial: TrialLog) -> bool:
-    """What is tried again when the sweep is resumed: baselines without a score, trials that there was no room for."""
+    """Whether a resumed sweep tries it again: a baseline without a score, a trial that failed for reasons of others."""
     if trial.finished is None or trial.finished.state == TrialState.COMPLETE:
         return False
-    return trial.is_baseline or (trial.finished.error or "").startswith(NO_ROOM)
+    return trial.is_baseline or trial.finished.retry
 
 
 def _slot_closer(search: CellSearch) -> Any:

@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.base_config import Config
 from orchestrator.tracking.journal import TrialFinished, TrialState
-from orchestrator.tuning.resources import NO_ROOM
+from orchestrator.tuning.left_room import free_left_room
 
 _POLL_SECONDS = 1.0
 _STOP = -1
@@ -55,7 +55,14 @@ class WorkersLeftError(RuntimeError):
 
 
 class TrialFailedError(RuntimeError):
-    """The trial cannot go on; the text is the reason, with a traceback where a rank raised."""
+    """The trial cannot go on; the text is the reason, with a traceback where a rank raised.
+
+    `retry`: the reason lies outside of it, so that it may succeed when the sweep is resumed.
+    """
+
+    def __init__(self, reason: str, *, retry: bool) -> None:
+        super().__init__(reason)
+        self.retry = retry
 
 
 class Mailbox:
@@ -64,7 +71,7 @@ class Mailbox:
     def __init__(self) -> None:
         self._sequence, self._job = 0, ""
         self._records: list[str] = []
-        self._failure: str | None = None
+        self._failure: tuple[str, bool] | None = None
         self._left = self._stopped = self._ended = False
         self._changed = asyncio.Condition()
 
@@ -88,10 +95,10 @@ class Mailbox:
             self._records.append(record)
             await self._notify()
 
-    async def fail(self, sequence: int, reason: str, trace: str) -> None:
-        """A rank cannot go on; the first reason counts."""
+    async def fail(self, sequence: int, reason: str, retry: bool) -> None:
+        """A rank cannot go on; the first reason counts. `retry`: as TrialFailedError."""
         if sequence == self._sequence and self._failure is None:
-            self._failure = f"{reason}\n{trace}"
+            self._failure = reason, retry
             await self._notify()
 
     async def leave(self, sequence: int) -> None:
@@ -100,8 +107,8 @@ class Mailbox:
             self._left = True
             await self._notify()
 
-    async def poll(self, num_seen: int) -> tuple[list[str], str | None, bool]:
-        """Records after the first `num_seen`; why the job failed, if it did; whether the ranks left it."""
+    async def poll(self, num_seen: int) -> tuple[list[str], tuple[str, bool] | None, bool]:
+        """Records after the first `num_seen`; why the job failed, if it did, and `retry`; whether the ranks left it."""
         await self._wait(
             lambda: len(self._records) > num_seen or self._failure is not None or self._left, _POLL_SECONDS
         )
@@ -171,6 +178,8 @@ class Slot:
         sequence = ray.get(self.mailbox.assign.remote(job))
         num_seen = 0
         while True:
+            if self.num_trials == 1 and num_seen == 0:  # else the group may wait for it for ever
+                free_left_room()
             alive = self.is_alive  # asked before the records, so that none is missed
             records, failure, left = ray.get(self.mailbox.poll.remote(num_seen))
             num_seen += len(records)
@@ -182,7 +191,8 @@ class Slot:
                 return
             if failure is not None:
                 self._thread.join()
-                raise TrialFailedError(failure)
+                reason, retry = failure
+                raise TrialFailedError(reason, retry=retry)
             if left or not alive:
                 self._thread.join()
                 raise self._why_it_ended(sequence, left)
@@ -195,8 +205,9 @@ class Slot:
             return WorkersLeftError(f"a node of the workers of job {sequence} was taken away")
         if isinstance(error, ControllerError) and type(error.controller_failure).__name__ == _STARTS_TOO_LATE:
             return TrialFailedError(
-                f"{NO_ROOM} {self.spec.num_workers} workers ({self._needs()} each) within "
-                f"resources.start_timeout_seconds={self.spec.start_timeout_seconds:g}; add nodes, or raise it"
+                f"no room for {self.spec.num_workers} workers ({self._needs()} each) within "
+                f"resources.start_timeout_seconds={self.spec.start_timeout_seconds:g}; add nodes, or raise it",
+                retry=True,
             )
         return WorkersDiedError(f"the workers of job {sequence} died: {_short(error)}")
 
@@ -265,6 +276,7 @@ def run_on_slot(config: dict[str, Any]) -> None:
 def _records(spec: SlotSpec, job: str, key: str) -> Iterator[tuple[str, str]]:
     """Slot name and record, over as many attempts as are allowed; always ends with a TrialFinished."""
     num_deaths = num_leaves = 0
+    retry = False
     while True:
         slot = _acquire(spec)
         name = slot.name
@@ -278,7 +290,7 @@ def _records(spec: SlotSpec, job: str, key: str) -> Iterator[tuple[str, str]]:
                 reason = f"{error}, as were those of {_MOST_LEAVES - 1} attempts before"
                 break
         except TrialFailedError as error:
-            reason = str(error)
+            reason, retry = str(error), error.retry
             break
         except (WorkersDiedError, RayActorError) as error:  # the group, or the mailbox
             _forget(slot)
@@ -286,7 +298,7 @@ def _records(spec: SlotSpec, job: str, key: str) -> Iterator[tuple[str, str]]:
             if num_deaths == spec.max_attempts:
                 reason = f"{error} (given up after {spec.max_attempts} starts, resources.max_attempts)"
                 break
-    yield name, TrialFinished(key=key, state=TrialState.FAILED, error=reason).model_dump_json()
+    yield name, TrialFinished(key=key, state=TrialState.FAILED, error=reason, retry=retry).model_dump_json()
 
 
 def _forget(slot: Slot) -> None:

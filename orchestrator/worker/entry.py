@@ -48,8 +48,10 @@ def serve(config: dict[str, Any]) -> None:
             # A rank that only lost its peer does not know why: the peer says so, or it died and the trial starts again.
             # So it does when a store was away for long.
             if not _lost_a_peer(error) and not (isinstance(error, StorageError) and is_uri(job.place)):
-                reason = f"{type(error).__name__}: {error}{_memory_hint(error)}"
-                ray.get(mailbox.fail.remote(sequence, redact_uri(reason), redact_uri(traceback.format_exc())))
+                retry = isinstance(error, StorageError)
+                hint = "; a resumed sweep tries this trial again" if retry else _memory_hint(error)
+                reason = f"{type(error).__name__}: {error}{hint}\n{traceback.format_exc()}"
+                ray.get(mailbox.fail.remote(sequence, redact_uri(reason), retry))
             raise
         if rank == 0:
             ray.get(mailbox.push.remote(sequence, result.model_dump_json()))

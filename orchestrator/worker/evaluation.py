@@ -69,7 +69,6 @@ def example_answers(scores: Scores) -> tuple[ExampleAnswer, ...]:
 
 def write_scores(scores: Scores, path: Path) -> str:
     """Write one JSON object a line; returns the file's SHA-256."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     rows = [score for part in scores.values() for score in part]
     text = "".join(json.dumps(asdict(score), ensure_ascii=False) + "\n" for score in rows)
     path.write_text(text, encoding="utf-8")

@@ -4,11 +4,13 @@ Adapters (LoRA, arXiv 2106.09685) sit beside linear layers of a frozen model. A 
 model, and can stand wherever a model folder can.
 """
 
+import errno
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from methods.batch import TokenBatch
@@ -70,16 +72,19 @@ def export_merged(adapter_folder: Path, out: Path, *, trust_remote_code: bool = 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write a folder that load_model reads: weights (safetensors only), configuration and tokenizer.
 
-    Of a model with adapters only the adapters are written, and where its base was loaded from.
+    Of a model with adapters only the adapters are written, and where its base was loaded from. OSError: the disk.
     """
     _silence_progress_bars()
-    if has_adapters(model):
-        # False: otherwise the hub is asked whether embeddings were resized.
-        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-        (folder / "README.md").unlink()  # a form to fill in
-    else:
-        model.config.use_cache = True
-        model.save_pretrained(folder, safe_serialization=True)
+    try:
+        if has_adapters(model):
+            # False: otherwise the hub is asked whether embeddings were resized.
+            model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+            (folder / "README.md").unlink()  # a form to fill in
+        else:
+            model.config.use_cache = True
+            model.save_pretrained(folder, safe_serialization=True)
+    except SafetensorError as error:  # what it makes of an OSError
+        raise OSError(errno.EIO, str(error)) from error
     tokenizer.save_pretrained(folder)
 
 

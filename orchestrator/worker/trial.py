@@ -104,8 +104,7 @@ def run_trial(
                 result = _record(job, chain, metrics)
                 if _keeps_weights(job, result):
                     name = f"{job.folder}/{WEIGHTS_FOLDER}"
-                    save_model(model, parts.tokenizer(job.config.model), job.storage.local / name)
-                    job.storage.publish(name, keep_copy=False)
+                    job.storage.put(name, partial(save_model, model, parts.tokenizer(job.config.model)))
                     result = result.model_copy(update={"checkpoint": name})
         del model
     except NotFiniteError as error:
@@ -356,9 +355,7 @@ def _record(job: TrialJob, chain: _Chain, metrics: dict[str, float]) -> TrialFin
 
 
 def _keep_scores(job: TrialJob, scores: Scores, name: str) -> str:
-    digest = write_scores(scores, job.storage.local / name)
-    job.storage.publish(name, keep_copy=False)
-    return digest
+    return job.storage.put(name, partial(write_scores, scores))
 
 
 def _fetch_scores(job: TrialJob) -> Path:
