@@ -7,11 +7,12 @@ BIN := .venv/bin
 INSTALLED := .venv/installed.stamp
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-# Test rooms in the order they run: wrong numbers show first, then what answers in seconds.
+# Test rooms in the order they run: wrong numbers show first, then what answers in seconds. Those of FIRST and OTHER run
+# side by side, a file to a process; those of LAST start clusters, which take the whole machine.
 FIRST_TESTS := tests/golden/
 LAST_TESTS := $(wildcard tests/ray/ tests/gpu/)
 OTHER_TESTS := $(filter-out tests/__pycache__/ $(FIRST_TESTS) $(LAST_TESTS),$(wildcard tests/test_*.py tests/*/))
-TESTS := $(FIRST_TESTS) $(OTHER_TESTS) $(LAST_TESTS)
+SIDE_BY_SIDE := -n 2 --dist loadfile
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -26,10 +27,10 @@ demo: $(INSTALLED) ## run the small sweep that needs no data, model or GPU
 	$(BIN)/python -m orchestrator.sweep
 
 test: $(INSTALLED) ## run the tests, fast ones first, without the marks chaos, cluster and soak
-	$(BIN)/python -m pytest -ra -m "not chaos and not cluster and not soak" $(TESTS)
+	$(call run-tests,-m "not chaos and not cluster and not soak")
 
 test-all: $(INSTALLED) ## run every test
-	$(BIN)/python -m pytest -ra $(TESTS)
+	$(call run-tests,)
 
 check: $(INSTALLED) ## lint, format, types and the rules of who may import whom
 	$(BIN)/ruff check .
@@ -52,6 +53,13 @@ lock: ## resolve pyproject.toml anew and write requirements.lock
 clean: ## remove caches and build output; the environment is checked anew by the next target
 	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(INSTALLED)
 	find orchestrator methods metrics tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+define run-tests
+	@failed=0; \
+	$(BIN)/python -m pytest -ra $(1) $(SIDE_BY_SIDE) $(FIRST_TESTS) $(OTHER_TESTS) || failed=1; \
+	$(BIN)/python -m pytest -ra $(1) $(LAST_TESTS) || failed=1; \
+	exit $$failed
+endef
 
 define need-python
 	@command -v $(PYTHON) > /dev/null || { echo "error: no $(PYTHON) here; name another with PYTHON=python3.11" >&2; exit 2; }

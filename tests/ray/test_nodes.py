@@ -36,6 +36,8 @@ def test_slots_run_side_by_side_each_on_a_node_of_its_own(models, tmp_path):
     try:
         nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
         sweep = start(models, tmp_path / "beside", *more, RAY_ADDRESS=cluster.address)
+        wait_for_point(sweep, tmp_path / "beside", 0)
+        second = tiny.run(tiny.settings(models, tmp_path / "second"), RAY_ADDRESS=cluster.address)
         used = set()
         while sweep.poll() is None:
             used.add(frozenset(number for number, node in enumerate(nodes) if has_workers(node)))
@@ -44,6 +46,7 @@ def test_slots_run_side_by_side_each_on_a_node_of_its_own(models, tmp_path):
     finally:
         cluster.shutdown()
     assert "4 trials on 2 slots x 2 workers (room for 4 workers)" in out
+    assert second.returncode == 2 and "another sweep" in second.stderr, second.stderr
     assert frozenset({0, 1}) in used  # both at once
     folder = tiny.sweep_folder(tmp_path / "beside")
     same_results(folder, tiny.sweep_folder(alone))
