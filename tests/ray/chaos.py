@@ -63,7 +63,7 @@ def stop_all():
     STARTED.clear()
 
 
-def wait_until(sweep, condition, what, seconds=240):
+def wait_until(sweep, condition, what, seconds=600):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and sweep.poll() is None:
         if condition():
@@ -74,7 +74,7 @@ def wait_until(sweep, condition, what, seconds=240):
     pytest.fail(f"not in time: {what}\n{sweep.communicate(timeout=60)[0]}")
 
 
-def ends_with(sweep, code, seconds=400):
+def ends_with(sweep, code, seconds=900):
     out = sweep.communicate(timeout=seconds)[0]
     assert sweep.returncode == code, out
     return out

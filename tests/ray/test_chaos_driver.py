@@ -31,7 +31,7 @@ from tests.stores import new_bucket
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.chaos,
-    pytest.mark.timeout(1200),
+    pytest.mark.timeout(2400),
     pytest.mark.usefixtures("no_sweep_is_left"),
 ]
 TERMINATED, KILLED, INTERRUPTED_TWICE, NO_ROOM = range(4)

@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.chaos,
     pytest.mark.cluster,
-    pytest.mark.timeout(1200),
+    pytest.mark.timeout(2400),
     pytest.mark.usefixtures("no_sweep_is_left"),
 ]
 TWO = "search.trials_per_cell=2"

@@ -29,7 +29,7 @@ from tests.ray.chaos import (
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.chaos,
-    pytest.mark.timeout(1200),
+    pytest.mark.timeout(2400),
     pytest.mark.usefixtures("no_sweep_is_left"),
 ]
 FIRST_KILLED, STOPPED, NO_ROOM, ALWAYS_KILLED, LAST_KILLED, HOLDER_KILLED, FULL = range(NUM_TRIALS)
@@ -104,8 +104,9 @@ def limit(sweep, num_bytes):
 def test_what_a_trial_does_wrong_is_no_harm_to_the_next(models, tmp_path):
     """Adapters of rank 10^9 are 128 GB a layer, which no machine of these tests has; 10^30 is no learning rate."""
     space = "{train.learning_rate: {choices: [1.0e+30, 1.0e-4]}, lora.r: {choices: [4, 1000000000]}}"
-    more = ("lora={}", "search.sampler=grid", f"search.space={space}", "search.trials_per_cell=4", "train.epochs=2")
-    sweep = start(models, tmp_path, *more, "search.max_failed_share=0.5")
+    more = ("lora={}", "search.sampler=grid", "search.trials_per_cell=4", "train.epochs=2")
+    method = f"methods=[{{name: GA+GD, space: {space}}}]"
+    sweep = start(models, tmp_path, method, *more, "search.max_failed_share=0.5")
     groups = {}
     while sweep.poll() is None:
         groups.setdefault(last_started(tmp_path), set()).update(worker.pid for worker in workers(sweep))
