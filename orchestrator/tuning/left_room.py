@@ -10,8 +10,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 def free_left_room() -> None:
     """Give back the room of worker groups whose controller is dead.
 
-    Ray keeps it until the whole job ends. Ray Train has an actor that gives it back earlier, but that actor asks the
-    dashboard, which a cluster that a sweep starts for itself does not have.
+    Ray itself keeps it until the whole job ends.
     """
     job = ray.get_runtime_context().get_job_id()
     messages: Any = gcs_pb2

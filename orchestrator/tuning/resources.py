@@ -59,13 +59,9 @@ def plan_slots(resources: ResourcesConfig, nodes: Sequence[Node], num_trials: in
     return Plan(max(1, slots), resources.workers_per_trial, room, now)
 
 
-# Ray Train's placement group cleaner, one a worker group, waits for this much of the head; without it the group hangs.
-_CLEANER_SHARE = 0.001
-
-
 def head_share(num_slots: int) -> float:
     """The part of the head node's own resource that one trainable reserves, so that `num_slots` slots fill it."""
-    return math.floor(1e4 * (1 / num_slots - _CLEANER_SHARE) + 1e-6) / 1e4
+    return math.floor(1e4 / num_slots) / 1e4
 
 
 def _room(resources: ResourcesConfig, node: Node) -> int:

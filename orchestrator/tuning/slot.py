@@ -232,15 +232,16 @@ class Slot:
 
     def _run_group(self) -> None:
         from ray import train  # noqa: PLC0415  (seconds to import, in the thread that needs it)
-        from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
+        from ray.train.torch import TorchConfig  # noqa: PLC0415
 
+        from orchestrator.tuning.lean_trainer import LeanTrainer  # noqa: PLC0415
         from orchestrator.worker.entry import serve  # noqa: PLC0415
 
         resources = {"CPU": self.spec.cpus_per_worker}
         if self.spec.gpus_per_worker:
             resources["GPU"] = self.spec.gpus_per_worker
         failures: Any = train.FailureConfig  # who starts a trial again, and how often, is decided here
-        trainer = TorchTrainer(
+        trainer = LeanTrainer(
             serve,
             train_loop_config={"mailbox": self.mailbox},
             scaling_config=train.ScalingConfig(

@@ -70,6 +70,7 @@ def test_one_fault_of_workers_after_another(models, undisturbed, tmp_path):
     workers(sweep)[-1].kill()
 
     wait_for_point(sweep, tmp_path, HOLDER_KILLED)
+    assert not actors(sweep, "PlacementGroupCleaner") and not actors(sweep, "DatasetManager")
     (holder,) = actors(sweep, "ImplicitFunc")
     holder.kill()
 
