@@ -231,7 +231,7 @@ class Slot:
             ray.get(self.mailbox.ended.remote())
 
     def _run_group(self) -> None:
-        from ray import train  # noqa: PLC0415  (seconds to import, in the thread that needs it)
+        from ray import train as ray_train  # noqa: PLC0415  (seconds to import, in the thread that needs it)
         from ray.train.torch import TorchConfig  # noqa: PLC0415
 
         from orchestrator.tuning.lean_trainer import LeanTrainer  # noqa: PLC0415
@@ -240,7 +240,7 @@ class Slot:
         resources = {"CPU": self.spec.cpus_per_worker}
         if self.spec.gpus_per_worker:
             resources["GPU"] = self.spec.gpus_per_worker
-        failures: Any = train.FailureConfig  # who starts a trial again, and how often, is decided here
+        train: Any = ray_train  # its annotations are those of its older API
         trainer = LeanTrainer(
             serve,
             train_loop_config={"mailbox": self.mailbox},
@@ -256,7 +256,10 @@ class Slot:
             run_config=train.RunConfig(
                 name=self.name,
                 storage_path=self.spec.storage,
-                failure_config=failures(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),
+                # Who starts a trial again, and how often, is decided here.
+                failure_config=train.FailureConfig(
+                    max_failures=0, max_preemption_failures=0, controller_failure_limit=0
+                ),
             ),
         )
         trainer.fit()
