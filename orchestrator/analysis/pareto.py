@@ -1,6 +1,7 @@
 """Pareto maths on plain arrays: rows are points, columns are objectives, each with a direction of its own."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import moocore
@@ -16,7 +17,7 @@ def front(values: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.intp
 
     ValueError: NaN, an unknown direction, or a number of columns that is not the number of directions.
     """
-    points = _points(values, directions)
+    points = checked_points(values, directions)
     if len(points) == 0:
         return np.empty(0, dtype=np.intp)
     kept = moocore.is_nondominated(points, maximise=_maximise(directions), keep_weakly=True)
@@ -28,8 +29,8 @@ def is_dominated(value: ArrayLike, others: ArrayLike, directions: Sequence[Direc
 
     ValueError: as for `front`.
     """
-    point = _costs(_points(np.atleast_2d(np.asarray(value, dtype=float)), directions), directions)[0]
-    costs = _costs(_points(others, directions), directions)
+    point = as_costs(checked_points(np.atleast_2d(np.asarray(value, dtype=float)), directions), directions)[0]
+    costs = as_costs(checked_points(others, directions), directions)
     return bool(np.any(np.all(costs <= point, axis=1) & np.any(costs < point, axis=1)))
 
 
@@ -38,13 +39,62 @@ def hypervolume(values: ArrayLike, reference: ArrayLike, directions: Sequence[Di
 
     A point that is worse than the reference in any objective adds nothing. ValueError: as for `front`, and infinities.
     """
-    points = _points(values, directions)
-    bound = _points(np.atleast_2d(np.asarray(reference, dtype=float)), directions)[0]
+    points = checked_points(values, directions)
+    bound = checked_points(np.atleast_2d(np.asarray(reference, dtype=float)), directions)[0]
     if not (np.isfinite(points).all() and np.isfinite(bound).all()):
         raise ValueError("hypervolume needs finite values and a finite reference point, but got an infinity")
     if len(points) == 0:
         return 0.0
     return float(moocore.hypervolume(points, ref=bound, maximise=_maximise(directions)))
+
+
+def contributions(
+    groups: Sequence[ArrayLike], reference: ArrayLike, directions: Sequence[Direction]
+) -> NDArray[np.float64]:
+    """What each of `groups`, arrays (N, M) with N from 0, alone adds: the hypervolume of all minus that of the others.
+
+    Never negative; 0.0 for a group whose points others dominate or repeat. ValueError: as for `hypervolume`.
+    """
+    if not groups:
+        return np.empty(0)
+    each = [checked_points(group, directions) for group in groups]
+    points, owners = np.concatenate(each), np.repeat(np.arange(len(each)), [len(group) for group in each])
+    whole = hypervolume(points, reference, directions)
+    others = [hypervolume(points[owners != owner], reference, directions) for owner in range(len(each))]
+    return np.array([max(0.0, whole - rest) for rest in others])
+
+
+@dataclass(frozen=True, slots=True)
+class UnitBox:
+    """Scaled axes: in each objective `zero` becomes 0 and `one` becomes 1, so that more is better in all of them.
+
+    What is better than `one` lies beyond 1. ValueError: in an objective `one` is not better than `zero`, or one of them
+    is not finite.
+    """
+
+    zero: tuple[float, ...]
+    one: tuple[float, ...]
+    directions: tuple[Direction, ...]
+
+    def __post_init__(self) -> None:
+        corners = checked_points([self.zero, self.one], self.directions)
+        worse, better = as_costs(corners, self.directions)
+        faulty = np.flatnonzero(~((better < worse) & np.isfinite(corners).all(axis=0)))
+        if faulty.size:
+            column = int(faulty[0])
+            raise ValueError(
+                f"objective {column} cannot be scaled: {self.one[column]:g} at one must be finite and better "
+                f"({self.directions[column]}) than {self.zero[column]:g} at zero"
+            )
+
+    def scale(self, values: ArrayLike) -> Points:
+        """`values` (N, M) on the scaled axes. ValueError: as for `front`."""
+        zero, one = np.array(self.zero), np.array(self.one)
+        return (checked_points(values, self.directions) - zero) / (one - zero)
+
+    def hypervolume(self, values: ArrayLike) -> float:
+        """Hypervolume on the scaled axes over `zero`: that of the point `one` is 1.0. ValueError: as there."""
+        return hypervolume(self.scale(values), np.zeros(len(self.zero)), ["maximize"] * len(self.zero))
 
 
 def knee(values: ArrayLike, directions: Sequence[Direction]) -> int:
@@ -55,13 +105,13 @@ def knee(values: ArrayLike, directions: Sequence[Direction]) -> int:
     two of a front of two in two objectives, are told apart by the objectives in their order, then by the index.
     ValueError: as for `front`, no rows, or infinities.
     """
-    points = _points(values, directions)
+    points = checked_points(values, directions)
     if len(points) == 0:
         raise ValueError("the knee of no points is undefined")
     if not np.isfinite(points).all():
         raise ValueError("the knee needs finite values, but got an infinity")
     members = front(points, directions)
-    costs = _costs(points[members], directions)
+    costs = as_costs(points[members], directions)
     spans = np.ptp(costs, axis=0)
     scaled = (costs - costs.min(axis=0)) / np.where(spans > 0, spans, 1.0)
     distances = np.linalg.norm(scaled, axis=1).round(12)  # so that ties are ties
@@ -69,7 +119,8 @@ def knee(values: ArrayLike, directions: Sequence[Direction]) -> int:
     return int(members[order[0]])
 
 
-def _points(values: ArrayLike, directions: Sequence[Direction]) -> Points:
+def checked_points(values: ArrayLike, directions: Sequence[Direction]) -> Points:
+    """`values` as an array (N, M) of one column a direction, N from 0. ValueError: as for `front`."""
     unknown = set(directions) - set(get_args(Direction))
     if unknown or not directions:
         raise ValueError(f"directions must be 'maximize' or 'minimize', one for each objective, but got {directions!r}")
@@ -83,10 +134,10 @@ def _points(values: ArrayLike, directions: Sequence[Direction]) -> Points:
     return points
 
 
-def _maximise(directions: Sequence[Direction]) -> list[bool]:
-    return [direction == "maximize" for direction in directions]
-
-
-def _costs(points: Points, directions: Sequence[Direction]) -> Points:
+def as_costs(points: Points, directions: Sequence[Direction]) -> Points:
     """The same points with every objective turned so that smaller is better."""
     return np.where(_maximise(directions), -points, points)
+
+
+def _maximise(directions: Sequence[Direction]) -> list[bool]:
+    return [direction == "maximize" for direction in directions]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from orchestrator.analysis.pareto import front, hypervolume, is_dominated, knee
+from orchestrator.analysis.pareto import UnitBox, contributions, front, hypervolume, is_dominated, knee
 
 UP, DOWN = "maximize", "minimize"
 # Small integers make ties and duplicates common and the arithmetic exact.
@@ -14,10 +14,21 @@ COORDINATES = st.integers(-4, 4).map(float)
 
 
 @st.composite
-def points_and_directions(draw, min_rows=0, max_columns=3):
+def points_and_directions(draw, min_rows=0, max_columns=4):
     directions = draw(st.lists(st.sampled_from([UP, DOWN]), min_size=1, max_size=max_columns))
     shape = (draw(st.integers(min_rows, 12)), len(directions))
     return draw(arrays(float, shape, elements=COORDINATES)), directions
+
+
+@st.composite
+def groups_and_directions(draw):
+    values, directions = draw(points_and_directions())
+    owners = draw(st.lists(st.integers(0, 3), min_size=len(values), max_size=len(values)))
+    return [values[np.array(owners, dtype=int) == owner] for owner in range(4)], directions
+
+
+def worst_corner(directions):
+    return np.array([-4.0 if direction == UP else 4.0 for direction in directions])
 
 
 def dominates(a, b, directions):
@@ -62,7 +73,7 @@ def test_turning_an_objective_and_its_direction_changes_nothing(case):
 @given(points_and_directions())
 def test_hypervolume_counts_unit_boxes(case):
     values, directions = case
-    reference = np.array([-4.0 if direction == UP else 4.0 for direction in directions])
+    reference = worst_corner(directions)
     assert hypervolume(values, reference, directions) == pytest.approx(unit_boxes(values, reference, directions))
 
 
@@ -73,6 +84,36 @@ def test_dominated_rows_add_no_hypervolume(case):
     whole = hypervolume(values, reference, directions)
     assert hypervolume(values[front(values, directions)], reference, directions) == pytest.approx(whole)
     assert hypervolume(values[1:], reference, directions) <= whole + 1e-9
+
+
+@given(groups_and_directions())
+def test_a_contribution_counts_the_unit_boxes_that_only_one_group_reaches(case):
+    groups, directions = case
+    reference = worst_corner(directions)
+    for i, found in enumerate(contributions(groups, reference, directions)):
+        others = np.concatenate([group for j, group in enumerate(groups) if j != i])
+        whole = unit_boxes(np.concatenate(groups), reference, directions)
+        assert found == pytest.approx(whole - unit_boxes(others, reference, directions))
+
+
+def test_contributions_by_hand():
+    groups = [[[1.0, 0.5], [0.5, 1.0]], [[0.5, 1.0], [0.8, 0.8]], [], [[0.4, 0.4]]]
+    # beyond all others the first holds (1.0, 0.5) alone: 0.2 * 0.5; the second the square from (0.5, 0.5) to (0.8, 0.8)
+    assert contributions(groups, [0, 0], [UP, UP]).tolist() == pytest.approx([0.1, 0.09, 0.0, 0.0])
+    assert contributions([], [0, 0], [UP, UP]).tolist() == []
+
+
+@given(points_and_directions(), st.data())
+def test_a_unit_box_divides_the_hypervolume_by_its_own(case, data):
+    values, directions = case
+    spans = data.draw(st.lists(st.sampled_from([0.25, 1.0, 3.0]), min_size=len(directions), max_size=len(directions)))
+    zero = worst_corner(directions)
+    one = zero + np.array([span if d == UP else -span for span, d in zip(spans, directions, strict=True)])
+    box = UnitBox(tuple(zero), tuple(one), tuple(directions))
+    assert box.hypervolume(values) == pytest.approx(hypervolume(values, zero, directions) / np.prod(spans))
+    assert box.scale([zero, one]).tolist() == [[0.0] * len(zero), [1.0] * len(zero)]
+    assert box.hypervolume([one]) == 1.0
+    assert front(box.scale(values), [UP] * len(zero)).tolist() == front(values, directions).tolist()
 
 
 @given(points_and_directions(min_rows=1), st.sampled_from([0.125, 1.0, 32.0]))
@@ -120,6 +161,11 @@ def test_hypervolume_ignores_points_beyond_the_reference():
         (lambda: is_dominated([np.nan, 0], [[0, 1]], [UP, UP]), "NaN"),
         (lambda: hypervolume([[np.nan, 0]], [0, 0], [UP, UP]), "NaN"),
         (lambda: hypervolume([[np.inf, 0]], [0, 0], [UP, UP]), "finite"),
+        (lambda: contributions([[[0, 1]], [[0, np.nan]]], [0, 0], [UP, UP]), "NaN"),
+        (lambda: UnitBox((0.2, 0.6), (0.7, 0.6), (UP, UP)), "objective 1 cannot be scaled: 0.6 at one .* than 0.6"),
+        (lambda: UnitBox((0.2, 0.5), (0.7, 0.6), (UP, DOWN)), r"objective 1 .* better \(minimize\)"),
+        (lambda: UnitBox((0.2, -np.inf), (0.7, 0.6), (UP, UP)), "objective 1 .* finite"),
+        (lambda: UnitBox((0.2,), (0.7,), (UP, UP)), "shape"),
         (lambda: knee([], [UP, UP]), "no points"),
         (lambda: knee([[np.nan, 1]], [UP, UP]), "NaN"),
     ],
