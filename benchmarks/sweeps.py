@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.recording import processor
 from orchestrator.analysis.summary import TrialSummary, summarize
+from orchestrator.analysis.words import measure
 from orchestrator.tracking.sweep_log import load_sweep
 
 RESULTS = Path(__file__).parent / "results"
@@ -152,6 +153,7 @@ def record(name: str, folder: Path) -> tuple[Path, Path]:
         "counts": summary.counts,
         "seconds_from_first_start_to_last_end": round(last - first, 1),
         "hypervolume": {cell.method: cell.hypervolume for group in summary.forget_sets for cell in group.cells},
+        "hypervolume_axes": {group.name: measure(group, summary.objectives) for group in summary.forget_sets},
         "trials": trials,
     }
     RESULTS.mkdir(exist_ok=True)
@@ -200,7 +202,8 @@ def _page(name: str, facts: dict[str, Any]) -> str:
     if chains:
         lines += ["", *_task_table(chains)]
     volumes = ", ".join(f"{method} {_number(value)}" for method, value in facts["hypervolume"].items())
-    lines += ["", f"Hypervolume (reference 0, 0) after an equal number of trials each: {volumes}.", ""]
+    axes = " ".join(facts["hypervolume_axes"].values())
+    lines += ["", f"Hypervolume after an equal number of trials each: {volumes}. {axes}", ""]
     return "\n".join(lines)
 
 

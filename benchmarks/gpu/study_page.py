@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.gpu.record import table
 from orchestrator.analysis.summary import CellSummary, SweepSummary, TrialSummary, summarize
+from orchestrator.analysis.words import measure
 from orchestrator.tracking.sweep_log import load_sweep
 
 _METRICS = ("model_utility", "forget_efficacy", "forget_quality")
@@ -27,6 +28,7 @@ def facts_of(kept: Path) -> dict[str, Any]:
         "seconds_of_all_trials": round(summary.seconds, 1),
         "judges": {role: list(models) for role, models in summary.judges.items()},
         "baselines": [_trial(trial) for group in summary.forget_sets for trial in group.baselines],
+        "hypervolume_axes": {group.name: measure(group, summary.objectives) for group in summary.forget_sets},
         "cells": _cells(summary),
     }
 
@@ -76,7 +78,8 @@ def page(facts: dict[str, Any], name: str) -> str:
         "",
         *table(["baseline", *titles], baselines),
         "",
-        "Cells by hypervolume (reference 0, 0), with the trial at the knee of their front.",
+        "Cells by hypervolume, with the trial at the knee of their front.",
+        *(f"{name}: {axes}" for name, axes in facts["hypervolume_axes"].items()),
         "",
         *table(["forget set", "method", "trials", "hypervolume", *titles], cells),
     ]

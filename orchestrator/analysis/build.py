@@ -14,10 +14,12 @@ from orchestrator.analysis import words
 from orchestrator.analysis.answers import side_by_side
 from orchestrator.analysis.chains import OVER_TASKS, task_chains
 from orchestrator.analysis.downstream import downstream_table
+from orchestrator.analysis.kept import SHARE, best_kept
 from orchestrator.analysis.palette import BASELINE_COLORS, DARK_BASELINE_COLORS, method_colors, on_dark
 from orchestrator.analysis.plots import axis_titles, figures
 from orchestrator.analysis.summary import SweepSummary, TrialSummary, summarize
 from orchestrator.analysis.task_plots import task_figures
+from orchestrator.analysis.volume import FEWEST_ENDED
 from orchestrator.tracking.sweep_log import SweepLog
 
 KEY_METRICS = 4
@@ -53,7 +55,7 @@ def render(summary: SweepSummary) -> str:
     )
     environment.filters |= {"score": words.score, "number": words.number, "duration": words.duration}
     environment.filters |= {"words": words.words, "moment": words.moment, "count": words.count}
-    environment.filters |= {"all_metrics": all_metrics, "difference": words.difference}
+    environment.filters |= {"all_metrics": all_metrics, "difference": words.difference, "interval": words.interval}
     colors = _colors(summary)
     chains = [task_chains(group) for group in summary.forget_sets]
     drawn, over_tasks = figures(summary), task_figures(chains)
@@ -68,6 +70,10 @@ def render(summary: SweepSummary) -> str:
         over_tasks=OVER_TASKS,
         downstream=[downstream_table(group) for group in summary.forget_sets],
         key_metrics=key_metrics(summary),
+        measures=[words.measure(group, summary.objectives) for group in summary.forget_sets],
+        kept=[best_kept(group, summary.objectives) for group in summary.forget_sets],
+        share=SHARE,
+        fewest=FEWEST_ENDED,
         questions=[side_by_side(group) for group in summary.forget_sets],
         facts=_facts(summary),
         config=json.dumps(summary.config, indent=2, ensure_ascii=False, default=str),

@@ -90,7 +90,8 @@ class UnitBox:
     def scale(self, values: ArrayLike) -> Points:
         """`values` (N, M) on the scaled axes. ValueError: as for `front`."""
         zero, one = np.array(self.zero), np.array(self.one)
-        return (checked_points(values, self.directions) - zero) / (one - zero)
+        scaled: Points = (checked_points(values, self.directions) - zero) / (one - zero)
+        return scaled
 
     def hypervolume(self, values: ArrayLike) -> float:
         """Hypervolume on the scaled axes over `zero`: that of the point `one` is 1.0. ValueError: as there."""

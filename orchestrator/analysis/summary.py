@@ -1,13 +1,14 @@
 """A journal boiled down to plain data: what the report draws and the terminal prints, decided once."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from orchestrator.analysis.pareto import Direction, front, hypervolume, knee
+from orchestrator.analysis.pareto import Direction, Points, UnitBox, front, knee
+from orchestrator.analysis.volume import Measure, Volume, measure, volumes
 from orchestrator.tracking.journal import BASELINES, ExampleAnswer, ObjectiveRecord, TaskFinished, TrialState
 from orchestrator.tracking.sweep_log import SweepLog, TrialLog
 
@@ -53,7 +54,7 @@ class TrialSummary:
 
 @dataclass(frozen=True, slots=True)
 class CellSummary:
-    """One method on one forget set; `knee` and `hypervolume` are None without a complete trial.
+    """One method on one forget set; `knee` and `volume` are None without a complete trial.
 
     `num_planned` is its budget, or what was started where that is more or the header has no such cell.
     """
@@ -65,7 +66,12 @@ class CellSummary:
     counts: dict[str, int]
     front: tuple[TrialSummary, ...]
     knee: TrialSummary | None
-    hypervolume: float | None
+    volume: Volume | None
+
+    @property
+    def hypervolume(self) -> float | None:
+        """Of all its complete trials, by the measure of the forget set."""
+        return None if self.volume is None else self.volume.whole
 
     @property
     def gpu_seconds(self) -> float:
@@ -75,7 +81,10 @@ class CellSummary:
 
 @dataclass(frozen=True, slots=True)
 class ForgetSetSummary:
-    """All methods on one forget set: the front over all of them, and the two models they are measured against."""
+    """All methods on one forget set: the front over all of them, and the two models they are measured against.
+
+    `measure`: the axes of its hypervolumes.
+    """
 
     name: str
     cells: tuple[CellSummary, ...]
@@ -83,6 +92,7 @@ class ForgetSetSummary:
     front: tuple[TrialSummary, ...]
     before: TrialSummary | None
     retain_model: TrialSummary | None
+    measure: Measure
 
     @property
     def ranking(self) -> list[CellSummary]:
@@ -155,10 +165,9 @@ def summarize(log: SweepLog) -> SweepSummary:
     groups = []
     for name in names:
         here = [trial for trial in trials if trial.forget_set == name]
-        in_cell = {method: [trial for trial in here if trial.method == method] for method in methods}
-        wanted = [method for method in methods if in_cell[method] or (method, name) in planned]
-        cells = [_cell(m, name, in_cell[m], planned.get((m, name), 0), header.objectives) for m in wanted]
-        groups.append(_forget_set(name, here, cells, header.objectives))
+        started = {trial.method for trial in here}
+        budgets = {m: planned.get((m, name), 0) for m in methods if m in started or (m, name) in planned}
+        groups.append(_forget_set(name, here, budgets, header.objectives))
     times = [
         record.time
         for trial in log.trials.values()
@@ -213,21 +222,38 @@ def _trial(log: TrialLog, objectives: Sequence[ObjectiveRecord]) -> TrialSummary
 
 
 def _forget_set(
-    name: str,
-    trials: Sequence[TrialSummary],
-    cells: Iterable[CellSummary],
-    objectives: Sequence[ObjectiveRecord],
+    name: str, trials: Sequence[TrialSummary], budgets: Mapping[str, int], objectives: Sequence[ObjectiveRecord]
 ) -> ForgetSetSummary:
+    """The summary of one forget set; `budgets` holds its methods in their order."""
     baselines = {trial.method: trial for trial in trials if trial.method in BASELINES}
+    before, retain_model = baselines.get("before"), baselines.get("retain_model")
     searched = [trial for trial in trials if trial.method not in BASELINES]
+    measured = measure(objectives, _place(before), _place(retain_model))
+    in_cell = {method: [trial for trial in searched if trial.method == method] for method in budgets}
+    found = _volumes(measured.box, in_cell)
     return ForgetSetSummary(
         name=name,
-        cells=tuple(cells),
+        cells=tuple(_cell(m, name, in_cell[m], budget, objectives, found.get(m)) for m, budget in budgets.items()),
         counts=_counts(searched),
         front=_front(searched, objectives),
-        before=baselines.get("before"),
-        retain_model=baselines.get("retain_model"),
+        before=before,
+        retain_model=retain_model,
+        measure=measured,
     )
+
+
+def _place(trial: TrialSummary | None) -> tuple[float, ...] | None:
+    return trial.objectives if trial is not None and trial.is_placed else None
+
+
+def _volumes(box: UnitBox, in_cell: Mapping[str, Sequence[TrialSummary]]) -> dict[str, Volume]:
+    """Of the methods that have a complete trial. One that ended otherwise was spent as well, and came to nothing."""
+    ended: dict[str, Points] = {}
+    for method, trials in in_cell.items():
+        if any(trial.is_comparable for trial in trials):
+            rows = [t.objectives if t.is_comparable else box.zero for t in trials if t.state != UNFINISHED]
+            ended[method] = np.array(rows, dtype=float)
+    return volumes(box, ended)
 
 
 def _cell(
@@ -236,12 +262,11 @@ def _cell(
     trials: Sequence[TrialSummary],
     budget: int,
     objectives: Sequence[ObjectiveRecord],
+    volume: Volume | None,
 ) -> CellSummary:
     ordered = tuple(sorted(trials, key=lambda trial: -1 if trial.number is None else trial.number))
     members = _front(ordered, objectives)
     values, directions = [trial.objectives for trial in members], [objective.direction for objective in objectives]
-    worst = [objective.worst for objective in objectives]
-    bounded = bool(members) and all(math.isfinite(value) for value in worst)
     return CellSummary(
         method=method,
         forget_set=forget_set,
@@ -250,7 +275,7 @@ def _cell(
         counts=_counts(ordered),
         front=members,
         knee=members[knee(np.array(values), directions)] if members else None,
-        hypervolume=hypervolume(np.array(values), worst, directions) if bounded else None,
+        volume=volume,
     )
 
 

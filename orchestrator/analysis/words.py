@@ -2,13 +2,15 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
+from orchestrator.analysis.resampling import Interval
 from orchestrator.analysis.summary import CellSummary, ForgetSetSummary, SweepSummary, TrialSummary
+from orchestrator.analysis.volume import measures_forgetting
+from orchestrator.tracking.journal import ObjectiveRecord
 
 FEW_TRIALS = 10  # complete trials in a cell, below which the report warns that a difference may be luck
-CLOSE = 0.05  # relative difference of two hypervolumes that the report calls close
 DETAILED_FORGET_SETS = 3  # the answer describes knees for so many forget sets; the table has them all
 MISSING = "–"
 
@@ -37,6 +39,11 @@ def difference(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return number(value)
     return f"{'−' if value < 0 else '+'}{abs(value):.3f}" if round(value, 3) else "±0"
+
+
+def interval(value: Interval) -> str:
+    """`0.412 to 0.530`."""
+    return f"{score(value.low)} to {score(value.high)}"
 
 
 def duration(seconds: float | None) -> str:
@@ -118,11 +125,44 @@ def _finding(summary: SweepSummary, group: ForgetSetSummary) -> str:
 def _lead(first: CellSummary, others: list[CellSummary]) -> str:
     if not others:
         return f"{first.method} is the only method with a complete trial"
-    if first.hypervolume is None or others[0].hypervolume is None:
-        return f"no hypervolume can be given, as an objective has no finite worst value; {first.method} comes first"
     margin = f"{score(first.hypervolume)} against {score(others[0].hypervolume)} for {others[0].method}"
-    close = first.hypervolume - others[0].hypervolume <= CLOSE * first.hypervolume
-    return f"{first.method} leads by hypervolume{', but narrowly' if close else ''} ({margin})"
+    return f"{first.method} leads by hypervolume ({margin}){_luck(first, others)}"
+
+
+def _luck(first: CellSummary, others: list[CellSummary]) -> str:
+    """Whether the leader's interval keeps clear of those of the others."""
+    if first.volume is None or first.volume.interval is None:
+        return ", with too few trials to tell merit from luck"
+    mine = first.volume.interval
+    near = [c.method for c in others if c.volume and c.volume.interval and mine.overlaps(c.volume.interval)]
+    drawn = f"with {first.volume.num_drawn} random trials of each method it has {interval(mine)} in 95% of draws"
+    if near:
+        return f"; {drawn}, which overlaps with {_listed(near)}, so another search may end otherwise"
+    return f"; {drawn}, which overlaps with no other method"
+
+
+def measure(group: ForgetSetSummary, objectives: Sequence[ObjectiveRecord]) -> str:
+    """From where to where hypervolumes on this forget set are measured, and why so."""
+    ends = list(zip(objectives, group.measure.box.zero, group.measure.box.one, strict=True))
+    if group.measure.is_scaled:
+        spans = [f"{words(o.metric)} from {_start(o, zero)} to {score(one)}" for o, zero, one in ends]
+        start = "the model before unlearning has 0, " if any(map(measures_forgetting, objectives)) else ""
+        return (
+            f"Hypervolume here is measured on scaled axes: {_listed(spans)}, the retain model's. So {start}the retain "
+            "model has 1, and a front that goes beyond it can have more."
+        )
+    worst = _listed([f"{words(o.metric)} {number(zero)}" for o, zero, _ in ends])
+    blocked = group.measure.obstacle
+    cause = (
+        f"the retain model's {words(blocked.metric)} is no better than where the scale would begin"
+        if blocked
+        else "the model before unlearning and the retain model are not both scored"
+    )
+    return f"Hypervolume here is measured from the worst values ({worst}), on axes that are not scaled: {cause}."
+
+
+def _start(objective: ObjectiveRecord, zero: float) -> str:
+    return f"{score(zero)} before unlearning" if measures_forgetting(objective) else f"the worst value {number(zero)}"
 
 
 def _measured(group: ForgetSetSummary) -> list[tuple[TrialSummary, str]]:

@@ -63,6 +63,18 @@ def test_page_holds_the_findings(log, tmp_path):
         assert expected in page.text, expected
 
 
+def test_page_says_how_hypervolumes_are_measured_and_what_they_owe_to_luck(log, tmp_path):
+    text = Page(page_of(log, tmp_path)).text
+    group, _ = summarize(log).forget_sets
+    low, high = group.ranking[0].volume.interval
+    assert "hypervolume with 2 trials alone" in text
+    assert f"{group.ranking[0].hypervolume:.3f} {low:.3f} to {high:.3f} {group.ranking[0].volume.alone:.3f}" in text
+    assert text.count("Hypervolume here is measured on scaled axes") == 2
+    assert "Best forget efficacy that keeps model utility of at least 0.598: 95% of that before unlearning" in text
+    assert "ME+GD 0.618 0.475" in text and "GA+GD no trial keeps that much" in text
+    assert "No trial of any method keeps that much" in text  # on forget05
+
+
 def test_page_asks_nothing_of_the_network(log, tmp_path):
     text = page_of(log, tmp_path)
     assert text.count(get_plotlyjs()) == 1

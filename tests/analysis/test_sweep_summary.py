@@ -6,15 +6,16 @@ import pytest
 from synthetic_sweep import FORGET_SETS, METHODS, OBJECTIVES, finished, header, started, write_records, write_sweep
 
 from orchestrator.analysis.answers import side_by_side
+from orchestrator.analysis.kept import best_kept
 from orchestrator.analysis.summary import UNFINISHED, summarize
-from orchestrator.analysis.words import answer, duration, number, score, short_names
-from orchestrator.tracking.journal import CellRecord, ObjectiveRecord, TrialState
+from orchestrator.analysis.words import answer, duration, measure, number, score, short_names
+from orchestrator.tracking.journal import BASELINES, CellRecord, ObjectiveRecord, TrialState
 from orchestrator.tracking.sweep_log import load_sweep
 
 
 def sweep_of(folder, trials, **changes):
     """A sweep whose cells are those of `trials`: (method, number, objectives or None for unfinished, changes)."""
-    names = dict.fromkeys(method for method, *_ in trials)
+    names = dict.fromkeys(method for method, *_ in trials if method not in BASELINES)
     cells = tuple(CellRecord(name=f"{name}/f", method=name, forget_set="f", num_trials=5) for name in names)
     records = [header(cells=cells, **changes)]
     for method, trial, objectives, ending in trials:
@@ -80,12 +81,90 @@ def test_only_complete_trials_with_numbers_stand_on_a_front(tmp_path, objectives
     assert len(summary.trials) == 3
 
 
-def test_minimized_objectives_and_an_unbounded_worst(tmp_path):
+def test_minimized_objectives(tmp_path):
     down = ObjectiveRecord(metric="forget/rouge", direction="minimize", worst=1.0)
     trials = [("A", 0, (0.5, 0.2), {}), ("A", 1, (0.5, 0.4), {})]
     cell = sweep_of(tmp_path / "a", trials, objectives=(OBJECTIVES[0], down)).forget_sets[0].cells[0]
     assert [trial.number for trial in cell.front] == [0]
     assert cell.hypervolume == pytest.approx(0.5 * 0.8)
+
+
+BEFORE, RETAIN = ("before", None, (0.6, 0.2), {}), ("retain_model", None, (0.5, 0.7), {})
+
+
+def test_hypervolumes_are_scaled_by_the_two_baselines(tmp_path):
+    trials = [BEFORE, RETAIN, ("A", 0, (0.25, 0.7), {}), ("B", 0, (0.6, 0.2), {}), ("C", 0, (0.5, 0.7), {})]
+    (group,) = (summary := sweep_of(tmp_path, trials)).forget_sets
+    assert group.measure.is_scaled
+    assert (group.measure.box.zero, group.measure.box.one) == ((0.0, 0.2), (0.5, 0.7))
+    assert [cell.hypervolume for cell in group.cells] == pytest.approx([0.5, 0.0, 1.0])
+    assert [cell.volume.alone for cell in group.cells] == pytest.approx([0.0, 0.0, 0.5])
+    assert (
+        "model utility from the worst value 0 to 0.500 and forget efficacy from 0.200 before unlearning to 0.700"
+        in (measure(group, summary.objectives))
+    )
+
+
+@pytest.mark.parametrize(
+    ("baselines", "said"),
+    [
+        pytest.param([], "are not both scored", id="no baseline"),
+        pytest.param([BEFORE], "are not both scored", id="no retain model"),
+        pytest.param(
+            [BEFORE, ("retain_model", None, (0.5, 0.2), {})], "model's forget efficacy is no better", id="same"
+        ),
+        pytest.param(
+            [BEFORE, ("retain_model", None, (0.0, 0.7), {})], "model's model utility is no better", id="worst"
+        ),
+        pytest.param([BEFORE, ("retain_model", None, (0.5, math.nan), {})], "are not both scored", id="not a number"),
+    ],
+)
+def test_axes_stay_as_they_are_where_the_baselines_do_not_span_them(tmp_path, baselines, said):
+    (group,) = (summary := sweep_of(tmp_path, [*baselines, ("A", 0, (0.5, 0.4), {})])).forget_sets
+    assert group.cells[0].hypervolume == pytest.approx(0.2)
+    text = measure(group, summary.objectives)
+    assert "worst values (model utility 0 and forget efficacy 0)" in text
+    assert said in text
+
+
+def test_intervals_are_of_as_many_trials_of_each_method_and_count_those_that_were_lost(tmp_path):
+    trials = [*same_every_time("A", (0.5, 0.5)), ("A", 4, (0.5, 0.5), {}), ("A", 5, (0.5, 0.5), {})]
+    trials += [("B", 0, (0.5, 0.8), {}), ("B", 1, (0.5, 0.8), {})]
+    trials += [("B", 2, (0.0, 0.0), {"state": TrialState.DIVERGED}), ("B", 3, None, {"state": TrialState.FAILED})]
+    trials += [("B", 4, None, None)]
+    first, second = sweep_of(tmp_path, trials).forget_sets[0].cells
+    assert (first.volume.num_drawn, second.volume.num_drawn) == (2, 2)
+    assert first.volume.interval == pytest.approx((0.25, 0.25))
+    assert second.volume.interval == pytest.approx((0.0, 0.4))  # one draw in six has only lost ones
+
+
+def test_the_most_forgotten_at_nearly_all_of_the_utility(tmp_path):
+    trials = [
+        BEFORE, ("A", 0, (0.57, 0.5), {}), ("A", 1, (0.59, 0.4), {}), ("A", 2, (0.56, 0.9), {}),
+        ("B", 0, (0.6, 0.6), {}), ("C", 0, (0.5, 0.9), {}), ("D", 0, None, None),
+    ]  # fmt: skip
+    summary = sweep_of(tmp_path, trials)
+    table = best_kept(summary.forget_sets[0], summary.objectives)
+    assert [(cell.method, trial and trial.number) for cell, trial in table.rows] == [
+        ("B", 0), ("A", 0), ("C", None), ("D", None),
+    ]  # fmt: skip
+    assert table.objective.metric == "forget_efficacy"
+    assert [(o.metric, limit) for o, limit in table.limits] == [("model_utility", pytest.approx(0.57))]
+
+
+@pytest.mark.parametrize(
+    ("baselines", "objectives"),
+    [
+        pytest.param([RETAIN], OBJECTIVES, id="no scores before unlearning"),
+        pytest.param(
+            [BEFORE], (OBJECTIVES[0], OBJECTIVES[0].model_copy(update={"metric": "retain/rouge"})), id="no aim"
+        ),
+        pytest.param([BEFORE], (OBJECTIVES[1], OBJECTIVES[1].model_copy(update={"metric": "forget/x"})), id="no limit"),
+    ],
+)
+def test_no_table_where_the_question_makes_no_sense(tmp_path, baselines, objectives):
+    summary = sweep_of(tmp_path, [*baselines, ("A", 0, (0.5, 0.5), {})], objectives=objectives)
+    assert best_kept(summary.forget_sets[0], summary.objectives) is None
 
 
 def test_baselines_without_objectives_are_placed_by_their_metrics(tmp_path):
@@ -123,10 +202,24 @@ def test_the_answer_names_the_leader_its_knee_and_how_little_is_known(log):
     assert "4 to 5 complete trials, so a lead may be luck" in text
 
 
-def test_the_answer_admits_a_narrow_lead_and_a_lone_method(tmp_path):
-    near = sweep_of(tmp_path / "a", [("A", 0, (0.5, 0.5), {}), ("B", 0, (0.5, 0.49), {})])
-    assert "A leads by hypervolume, but narrowly" in answer(near)
-    alone = sweep_of(tmp_path / "b", [("A", 0, (0.5, 0.5), {}), ("B", 0, None, None)])
+def same_every_time(method, objectives):
+    return [(method, number, objectives, {}) for number in range(4)]
+
+
+def test_the_answer_says_whether_the_lead_may_be_luck(tmp_path):
+    apart = [*same_every_time("A", (0.5, 0.5)), *same_every_time("B", (0.4, 0.4))]
+    assert (
+        "A leads by hypervolume (0.250 against 0.160 for B); with 2 random trials of each method it has 0.250 to "
+        in (said := answer(sweep_of(tmp_path / "apart", apart)))
+    )
+    assert "which overlaps with no other method" in said
+    lucky = [*apart[4:], *(("C", number, (0.1, 0.1), {}) for number in range(3)), ("C", 3, (0.5, 0.5), {})]
+    assert "which overlaps with B, so another search may end otherwise" in answer(sweep_of(tmp_path / "lucky", lucky))
+    assert "with too few trials to tell merit from luck" in answer(sweep_of(tmp_path / "few", apart[:7]))
+
+
+def test_the_answer_about_a_lone_method(tmp_path):
+    alone = sweep_of(tmp_path, [("A", 0, (0.5, 0.5), {}), ("B", 0, None, None)])
     assert "A is the only method with a complete trial" in answer(alone)
     assert "1 complete and 1 unfinished" in answer(alone)
 

@@ -1,0 +1,83 @@
+"""How hypervolumes on one forget set are measured, the same for all methods, and what each method's comes to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.analysis.pareto import Points, UnitBox, contributions
+from orchestrator.analysis.resampling import Interval, subset_interval
+from orchestrator.tracking.journal import ObjectiveRecord
+
+FEWEST_ENDED = 4  # trials that each method must have ended before intervals are given: below it they are too narrow
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """The axes of all hypervolumes on one forget set; `box.zero` is their reference point.
+
+    Where `is_scaled`, 1 is the retain model, and 0 is the model before unlearning in objectives of forgetting, the
+    worst value in the others. Else 0 is the worst value in all of them, in their own units; `obstacle` is then the
+    objective in which the retain model is not better than 0 would be, None where a baseline has no scores.
+    """
+
+    box: UnitBox
+    is_scaled: bool
+    obstacle: ObjectiveRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """Of one method: its hypervolume, what all methods together lose without it, and how luck could change it.
+
+    `interval` holds the hypervolume of 95% of random draws of `num_drawn` of its trials, as many as of each other
+    method; None where a method has too few.
+    """
+
+    whole: float
+    alone: float
+    interval: Interval | None
+    num_drawn: int
+
+
+def measures_forgetting(objective: ObjectiveRecord) -> bool:
+    """Whether the objective says how much is forgotten, in which the model before unlearning is where one starts."""
+    return objective.metric.startswith("forget")
+
+
+def measure(
+    objectives: Sequence[ObjectiveRecord],
+    before: tuple[float, ...] | None,
+    retain_model: tuple[float, ...] | None,
+) -> Measure:
+    """The measure of a forget set by its baselines' objectives, each finite, or None without scores."""
+    directions = tuple(objective.direction for objective in objectives)
+    worst = tuple(objective.worst for objective in objectives)
+    obstacle = None
+    if before is not None and retain_model is not None:
+        pairs = zip(objectives, before, strict=True)
+        zero = tuple(value if measures_forgetting(objective) else objective.worst for objective, value in pairs)
+        ends = zip(objectives, zero, retain_model, strict=True)
+        obstacle = next((objective for objective, low, high in ends if not _rises(objective, low, high)), None)
+        if obstacle is None:
+            return Measure(UnitBox(zero, retain_model, directions), is_scaled=True)
+    one = tuple(value + (1 if way == "maximize" else -1) for value, way in zip(worst, directions, strict=True))
+    return Measure(UnitBox(worst, one, directions), is_scaled=False, obstacle=obstacle)
+
+
+def volumes(box: UnitBox, ended: Mapping[str, Points]) -> dict[str, Volume]:
+    """The volume of each method; `ended` holds a row for each of its trials that ended, `box.zero` for a lost one."""
+    num_drawn = min(map(len, ended.values()), default=0) // 2
+    scaled = [box.scale(rows) for rows in ended.values()]
+    alone = contributions(scaled, [0.0] * len(box.zero), ["maximize"] * len(box.zero))
+    return {
+        method: Volume(
+            box.hypervolume(rows),
+            float(share),
+            subset_interval(rows, box, size=num_drawn) if 2 * num_drawn >= FEWEST_ENDED else None,
+            num_drawn,
+        )
+        for (method, rows), share in zip(ended.items(), alone, strict=True)
+    }
+
+
+def _rises(objective: ObjectiveRecord, zero: float, one: float) -> bool:
+    return one > zero if objective.direction == "maximize" else one < zero
