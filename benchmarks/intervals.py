@@ -64,8 +64,8 @@ def page(facts: dict[str, Any], numbers: str) -> str:
         f"{facts['date']}, {facts['machine']}. `{facts['command']}`. Numbers: [{numbers}]({numbers}).",
         "Versions: " + ", ".join(f"{name} {number}" for name, number in facts["versions"].items()) + ".",
         "",
-        f"{NUM_SEARCHES} simulated searches of each size; 95% intervals of {NUM_DRAWS} draws. *The mean*: hypervolume of "
-        f"searches of half as many trials (halves) or as many (bootstrap), over {NUM_TRUE} others. *Equal searches "
+        f"{NUM_SEARCHES} simulated searches of each size; 95% intervals of {NUM_DRAWS} draws. *The mean*: hypervolume "
+        f"of searches of half as many trials (halves) or as many (bootstrap), over {NUM_TRUE} others. *Equal searches "
         "apart*: the intervals of two searches that differ in nothing but their seed do not overlap.",
         "",
         "| trials | " + " | ".join(f"{kind}: {title}" for kind in ("halves", "bootstrap") for title in titles) + " |",

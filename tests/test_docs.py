@@ -1,5 +1,6 @@
 """The documentation is true where a program can tell."""
 
+import doctest
 import importlib.util
 import re
 from pathlib import Path
@@ -34,6 +35,11 @@ def test_links_and_pictures_lead_to_files(page):
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
     missing = [t for t in targets if not t.startswith("https://") and not (page.parent / t).exists()]
     assert not missing
+
+
+def test_examples_of_comparing_methods_give_what_the_page_says():
+    found = doctest.testfile(str(ROOT / "docs" / "pareto.md"), module_relative=False)
+    assert (found.failed, found.attempted) == (0, 8)
 
 
 def test_readme_names_every_method_metric_and_shipped_sweep():
