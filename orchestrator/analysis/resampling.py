@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import moocore
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -31,14 +32,17 @@ def subset_interval(
     draws have little in common, and their spread is about that between such searches. Resampling N of N with
     replacement, the usual bootstrap, cannot find more than the best that was found and leaves a third of the trials
     out: its interval lies too low. A trial that came to nothing is a row at `box.zero`. The same seed gives the same
-    interval. ValueError: `size` is not in 1 to N; as for `UnitBox.hypervolume`.
+    interval. ValueError: `size` is not in 1 to N, infinities; as for `UnitBox.scale`.
     """
-    points = np.asarray(trials, dtype=float)
+    points = box.scale(trials)
     if not 1 <= size <= len(points):
         raise ValueError(f"size must be 1 to the number of trials, {len(points)}, but got {size}")
+    if not np.isfinite(points).all():
+        raise ValueError("an interval needs finite values, but got an infinity")
     rows = np.tile(np.arange(len(points)), (num_draws, 1))
     drawn = np.random.default_rng(seed).permuted(rows, axis=1)[:, :size]
-    return _middle(np.array([box.hypervolume(points[rows]) for rows in drawn]))
+    volume = moocore.Hypervolume(ref=np.zeros(points.shape[1]), maximise=True)
+    return _middle(np.array([volume(points[rows]) for rows in drawn]))
 
 
 def mean_interval(volumes: ArrayLike, *, num_draws: int = NUM_DRAWS, seed: int = 0) -> Interval:

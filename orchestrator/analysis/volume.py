@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from orchestrator.analysis.pareto import Points, UnitBox, contributions
 from orchestrator.analysis.resampling import Interval, subset_interval
@@ -24,18 +25,25 @@ class Measure:
     obstacle: ObjectiveRecord | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Volume:
-    """Of one method: its hypervolume, what all methods together lose without it, and how luck could change it.
+    """Of one method: its hypervolume, and what all methods together lose without it.
 
-    `interval` holds the hypervolume of 95% of random draws of `num_drawn` of its trials, as many as of each other
-    method; None where a method has too few.
+    `ended` holds a row (N, M) for each of its trials that ended, `box.zero` for one that came to nothing; `num_drawn`
+    is half of the fewest trials that any of the methods compared has ended.
     """
 
     whole: float
     alone: float
-    interval: Interval | None
+    ended: Points
+    box: UnitBox
     num_drawn: int
+
+    @cached_property
+    def interval(self) -> Interval | None:
+        """Where the hypervolume of 95% of random draws of `num_drawn` trials lies; None where a method has too few."""
+        too_few = 2 * self.num_drawn < FEWEST_ENDED
+        return None if too_few else subset_interval(self.ended, self.box, size=self.num_drawn)
 
 
 def measures_forgetting(objective: ObjectiveRecord) -> bool:
@@ -68,14 +76,9 @@ def volumes(box: UnitBox, ended: Mapping[str, Points]) -> dict[str, Volume]:
     num_drawn = min(map(len, ended.values()), default=0) // 2
     scaled = [box.scale(rows) for rows in ended.values()]
     alone = contributions(scaled, [0.0] * len(box.zero), ["maximize"] * len(box.zero))
+    pairs = zip(ended.items(), alone, strict=True)
     return {
-        method: Volume(
-            box.hypervolume(rows),
-            float(share),
-            subset_interval(rows, box, size=num_drawn) if 2 * num_drawn >= FEWEST_ENDED else None,
-            num_drawn,
-        )
-        for (method, rows), share in zip(ended.items(), alone, strict=True)
+        method: Volume(box.hypervolume(rows), float(share), rows, box, num_drawn) for (method, rows), share in pairs
     }
 
 

@@ -73,6 +73,7 @@ def test_intervals_overlap_where_they_share_a_number(one, other):
         (lambda: subset_interval([[1.0, 1.0]], UNIT, size=2), "number of trials, 1, but got 2"),
         (lambda: subset_interval([[1.0, 1.0]], UNIT, size=0), "but got 0"),
         (lambda: subset_interval([[np.nan, 1.0]], UNIT, size=1), "NaN"),
+        (lambda: subset_interval([[np.inf, 1.0]], UNIT, size=1), "infinity"),
         (lambda: mean_interval([]), "at least one"),
         (lambda: mean_interval([0.5, np.nan]), "finite"),
     ],
