@@ -252,7 +252,7 @@ def _conclude(
     try:
         console.print(log_to_mlflow(evaluation, result, summary, started), highlight=False, soft_wrap=True)
     except TrackingError as error:
-        return _fail(f"{error}\nThe files above are complete. Is it running? Name another with tracking.uri.", 1)
+        return _fail(f"{error}\nThe files above are complete. Another store is named with tracking.uri.", 1)
     return 0
 
 

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         fragment = _write(uri, folder, log)
     except TrackingError as error:
-        return _fail(f"{error}\nIs it running? Name another store with --tracking-uri.", 1)
+        return _fail(f"{error}\nAnother store is named with --tracking-uri.", 1)
     num_baselines = sum(trial.is_baseline for trial in log.trials.values())
     num_steps = sum(len(trial.steps) for trial in log.trials.values())
     sys.stdout.write(

@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.tracking.mlflow_page import MAX_PARAM_CHARS
-from orchestrator.tracking.pump import TrackingError, redact_uri
+from orchestrator.tracking.pump import redact_uri, tracking_error
 
 _SQLITE = "sqlite:///"
 
@@ -47,8 +47,8 @@ def log_evaluation(uri: str, experiment: str, run: EvaluationRun) -> str:
             client.log_artifact(run_id, str(path))
         client.set_terminated(run_id, "FINISHED", end)
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        message = redact_uri(str(error).replace(uri, redact_uri(uri)))
-        raise TrackingError(f"MLflow at {redact_uri(uri)}: {message}") from None
+        status = error.get_http_status_code() if isinstance(error, MlflowException) else None
+        raise tracking_error(error, uri, status) from None
     return f"#/experiments/{experiment_id}/runs/{run_id}"
 
 

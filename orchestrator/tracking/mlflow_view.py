@@ -30,7 +30,7 @@ from orchestrator.tracking.journal import (
     TrialState,
     read_records,
 )
-from orchestrator.tracking.pump import TrackingError, redact_uri, set_client_env
+from orchestrator.tracking.pump import redact_uri, set_client_env, tracking_error
 from orchestrator.tracking.sweep_log import load_sweep
 
 MAX_METRICS, MAX_PARAMS = 900, 90  # a request may hold 1000 and 100
@@ -162,8 +162,8 @@ class MlflowView:
             yield self._client
         except (MlflowException, SQLAlchemyError, OSError) as error:
             self._experiment = None
-            message = redact_uri(str(error).replace(self._uri, redact_uri(self._uri)))
-            raise TrackingError(f"MLflow at {redact_uri(self._uri)}: {message}") from None
+            status = error.get_http_status_code() if isinstance(error, MlflowException) else None
+            raise tracking_error(error, self._uri, status) from None
 
     def _first_header(self) -> SweepStarted:
         first = next(read_records(self._sweep_dir / "journal"), None)

@@ -23,6 +23,12 @@ _CLIENT_ENV = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+_REMEDIES = {
+    401: "the server does not take this user and password; give them as MLFLOW_TRACKING_USERNAME and "
+    "MLFLOW_TRACKING_PASSWORD",
+    403: "this user needs MANAGE on the experiment, given by its owner or an administrator, and the server's "
+    "--allowed-hosts must name this address",
+}
 _log = logging.getLogger(__name__)
 
 
@@ -50,6 +56,13 @@ def redact_uri(text: str) -> str:
 def redact_argument(text: str) -> str:
     """As redact_uri, of a text that is one URI, or has one at its end, so that quotes belong to the password."""
     return redact_uri(re.sub(r"(?<!sqlite)(?<!file)://\S*@", "://***@", text))
+
+
+def tracking_error(error: Exception, uri: str, status: int | None) -> TrackingError:
+    """The error without credentials, and what to do where the HTTP `status` says that the user is not let in."""
+    shown = redact_uri(uri)
+    message = f"MLflow at {shown}: {redact_uri(str(error).replace(uri, shown))}"
+    return TrackingError(f"{message}; {_REMEDIES[status]}" if status in _REMEDIES else message)
 
 
 def set_client_env() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.tracking import pump as pump_module
 from orchestrator.tracking.journal import CheckpointDeleted, Record
-from orchestrator.tracking.pump import MAX_BATCH_RECORDS, Pump, TrackingError, redact_uri
+from orchestrator.tracking.pump import MAX_BATCH_RECORDS, Pump, TrackingError, redact_uri, tracking_error
 
 URI = "http://anna:hunter2@mlflow.example:5000"
 
@@ -177,6 +177,16 @@ def test_a_query_is_hidden_in_an_address_without_its_server_too():
     said = "Max retries exceeded with url: /?token=abc/api/2.0/get&name=x (Caused by NewConnectionError())"
     assert redact_uri(said) == "Max retries exceeded with url: /?*** (Caused by NewConnectionError())"
     assert redact_uri("Who wrote it? a = b") == "Who wrote it? a = b"
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"), [(401, "MLFLOW_TRACKING_PASSWORD"), (403, "MANAGE"), (500, None), (None, None)]
+)
+def test_a_server_that_lets_nobody_in_is_named_with_the_remedy(status, remedy):
+    uri = "http://anna:pw@host"
+    message = str(tracking_error(RuntimeError(f"{uri}/api said no"), uri, status))
+    said = "MLflow at http://***@host: http://***@host/api said no"
+    assert message == said if remedy is None else message.startswith(f"{said}; ") and remedy in message
 
 
 def test_the_pump_does_not_import_mlflow():
