@@ -1,12 +1,6 @@
 import logging
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,58 +24,16 @@ from orchestrator.tracking.journal import (
     TrialStarted,
 )
 from orchestrator.tracking.pump import Pump
+from tests.ray.servers import MlflowServer
 
 pytestmark = pytest.mark.ray
 NUM_TRIALS, NUM_STEPS = 4, 10
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 
 
-class Server:
-    """A real `mlflow server` that can be started late, stopped, and started again on the same port and database."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        store = f"sqlite:///{self._folder / 'mlflow.db'}"
-        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1"]
-        command += [
-            "--port",
-            str(self.port),
-            "--workers",
-            "1",
-            "--artifacts-destination",
-            str(self._folder / "artifacts"),
-        ]
-        env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        log = (self._folder / "server.log").open("ab")
-        self._process = subprocess.Popen(
-            command, cwd=self._folder, env=env, stdout=log, stderr=log, start_new_session=True
-        )
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(f"{self.url}/health", timeout=1):
-                    return
-            except OSError:
-                time.sleep(0.2)
-        raise AssertionError((self._folder / "server.log").read_text())
-
-    def stop(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGTERM)  # the group is the server's own: start_new_session
-            self._process.wait(30)
-            self._process = None
-
-
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    made = Server(tmp_path)
+def server(tmp_path: Path) -> Iterator[MlflowServer]:
+    made = MlflowServer(tmp_path)
     yield made
     made.stop()
 
@@ -134,7 +86,7 @@ def _journal(sweep_dir: Path) -> list[Record]:
     return records
 
 
-def _pump(server: Server, sweep_dir: Path) -> Pump[Any]:
+def _pump(server: MlflowServer, sweep_dir: Path) -> Pump[Any]:
     def make_view() -> Any:
         from orchestrator.tracking.mlflow_view import MlflowView
 
@@ -147,7 +99,7 @@ def _rgb(color: str) -> str:
     return "rgb({}, {}, {})".format(*bytes.fromhex(color.removeprefix("#")))
 
 
-def _steps_per_run(server: Server) -> dict[str, int]:
+def _steps_per_run(server: MlflowServer) -> dict[str, int]:
     from mlflow import MlflowClient
 
     client = MlflowClient(server.url)
