@@ -147,6 +147,7 @@ def test_a_sweep_goes_on_with_a_wrong_password_and_sync_sends_the_rest(server, s
     assert "records are not there yet" in done.stdout
     leaves_no_password(done, folder)
 
+    capsys.readouterr()  # progress bars of the downloads
     for user, remedy in ((mistaken, "MLFLOW_TRACKING_PASSWORD"), (BOB, "MANAGE")):
         with mock.patch.dict(os.environ, user):
             assert sync.main([str(folder)]) == 1
