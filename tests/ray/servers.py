@@ -58,10 +58,15 @@ class MlflowServer:
                 time.sleep(0.2)
         raise AssertionError((self._folder / "server.log").read_text())
 
-    def stop(self) -> None:
+    def signal(self, number: signal.Signals) -> None:
+        """To all processes of the server."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
-                os.killpg(self._process.pid, signal.SIGTERM)  # the group is the server's own: start_new_session
+                os.killpg(self._process.pid, number)  # the group is the server's own: start_new_session
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self.signal(signal.SIGTERM)
             self._process.wait(30)
             self._process = None
 

@@ -1,0 +1,66 @@
+"""A real MLflow server is down and hangs beside a real sweep."""
+
+import signal
+import time
+
+import pytest
+from mlflow import MlflowClient
+
+from orchestrator.tracking.journal import StepsReported, read_records
+from orchestrator.tracking.sweep_log import load_sweep
+from tests.ray import tiny
+from tests.ray.chaos import ends_with, same_results, start, wait_for_point
+from tests.ray.servers import MlflowServer
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.chaos,
+    pytest.mark.timeout(2400),
+    pytest.mark.usefixtures("no_sweep_is_left"),
+]
+MINUTE = 60
+
+
+def test_a_server_that_comes_late_and_then_hangs_for_a_minute(models, undisturbed, tmp_path, record_property):
+    server, storage = MlflowServer(tmp_path), tmp_path / "storage"
+    sweep = start(models, storage, f"tracking.uri={server.url}")
+    try:
+        wait_for_point(sweep, storage, 0)
+        server.start()
+        wait_for_point(sweep, storage, 1)
+        server.signal(signal.SIGSTOP)
+        hung = time.time()
+        time.sleep(MINUTE)
+        answered = time.time()
+        server.signal(signal.SIGCONT)
+        out = ends_with(sweep, 0)
+        folder = tiny.sweep_folder(storage)
+        same_results(folder, undisturbed)
+        log = load_sweep(folder)
+        assert sum(hung < trial.finished.time < answered for trial in log.searched()) > 1  # nobody waited for it
+        assert out.count(f"MLflow at {server.url}") >= 1
+        assert shown_by(server.url, folder) == {name: len(trial.steps) for name, trial in log.trials.items()}
+    finally:
+        server.stop()
+    for name, place in (("hung", folder), ("undisturbed", undisturbed)):
+        text = ", ".join(f"{pause:.3f}" for pause in longest_pauses(place))
+        record_property(f"seconds from report to report at most, {name}", text)
+        print(f"{name}: from one report of steps to the next at most {text} s, trial by trial")
+
+
+def shown_by(uri, folder):
+    """Number of steps of each run of the sweep."""
+    client = MlflowClient(uri)
+    (experiment,) = [one for one in client.search_experiments() if one.name.endswith(folder.name)]
+    runs = client.search_runs([experiment.experiment_id])
+    steps = {run.info.run_name: len(client.get_metric_history(run.info.run_id, "train/loss")) for run in runs}
+    return {name: count for name, count in steps.items() if name != "report"}
+
+
+def longest_pauses(folder):
+    """Of each trial, the longest time between two of its reports."""
+    times = {}
+    for record in read_records(folder / "journal"):
+        if isinstance(record, StepsReported):
+            times.setdefault(record.key, []).append(record.time)
+    return [max(later - one for one, later in zip(told, told[1:], strict=False)) for _, told in sorted(times.items())]
