@@ -58,7 +58,7 @@ class MlflowServer:
                 time.sleep(0.2)
         raise AssertionError((self._folder / "server.log").read_text())
 
-    def signal(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         """To all processes of the server."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
@@ -66,7 +66,7 @@ class MlflowServer:
 
     def stop(self) -> None:
         if self._process is not None:
-            self.signal(signal.SIGTERM)
+            self.send_signal(signal.SIGTERM)
             self._process.wait(30)
             self._process = None
 
