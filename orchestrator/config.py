@@ -19,6 +19,7 @@ from pydantic import (
 
 from methods.config import VALID_METHODS, parse_method
 from orchestrator.base_config import EMBEDDED, Config, Value
+from orchestrator.confirm_config import ConfirmConfig
 from orchestrator.scenario_config import ScenarioConfig
 from orchestrator.space import Choice, FloatRange, IntRange, Range, flatten_space, nested_space
 from orchestrator.storage import DEFAULT_STORAGE, check_uri, copies, is_uri
@@ -163,6 +164,7 @@ class SweepConfig(Config):
         None, description="train adapters instead of all weights; lora={} takes the paper's"
     )
     evaluation: EvaluationConfig = EvaluationConfig()
+    confirm: ConfirmConfig = ConfirmConfig()
     resources: ResourcesConfig = ResourcesConfig()
     tracking: TrackingConfig = TrackingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -192,6 +194,7 @@ class SweepConfig(Config):
             self._check_made_here()
         self._check_models()
         self._check_objectives()
+        self.confirm.check(self.objectives, seeds_matter=self.train.convention != "paper_code" or self.lora is not None)
         self._check_methods()
         return self
 
@@ -365,6 +368,7 @@ def trial_config(sweep: SweepConfig, entry: MethodEntry, forget_set: str, params
         zero=ZeroConfig.model_validate(sections["zero"]),
         lora=LoraConfig.model_validate(sections["lora"]) if "lora" in sections else None,
         evaluation=sweep.evaluation,
+        questions=sweep.confirm.search_part,
     )
 
 
@@ -385,4 +389,5 @@ def baseline_config(sweep: SweepConfig, forget_set: str, model_path: str) -> Tri
         train=sweep.train,
         zero=sweep.zero,
         evaluation=sweep.evaluation,
+        questions=sweep.confirm.search_part,
     )

@@ -18,7 +18,7 @@ from orchestrator.load_config import ConfigError
 from orchestrator.scenarios.base import DataError, Task
 from orchestrator.scenarios.load import load_tasks
 from orchestrator.storage import Storage, is_uri
-from orchestrator.trial_config import ModelConfig, TinyModel, TrainConfig, downstream_tasks
+from orchestrator.trial_config import ModelConfig, QuestionPart, TinyModel, TrainConfig, downstream_tasks
 from orchestrator.tuning.resources import Node
 from orchestrator.worker.batches import Encoder
 from orchestrator.worker.downstream import check_downstream
@@ -33,7 +33,7 @@ def check(sweep: SweepConfig) -> dict[str, tuple[Task, ...]]:
     check_storage(sweep.storage_root)
     if is_uri(sweep.storage):
         check_store(sweep.storage)
-    tasks = {name: load_tasks(sweep.scenario, sweep.evaluation, name) for name in sweep.forget_sets}
+    tasks = load_all(sweep, sweep.confirm.search_part)
     for chain in tasks.values():
         for task in chain:
             _check_task(sweep, task)
@@ -51,6 +51,11 @@ def check(sweep: SweepConfig) -> dict[str, tuple[Task, ...]]:
             "set model.template=llama2-chat, or name a model in model.target"
         )
     return tasks
+
+
+def load_all(sweep: SweepConfig, part: QuestionPart | None) -> dict[str, tuple[Task, ...]]:
+    """The tasks of all forget sets, asked one part of the questions (None: all). DataError: as load_tasks."""
+    return {name: load_tasks(sweep.scenario, sweep.evaluation, name, part) for name in sweep.forget_sets}
 
 
 def check_storage(root: Path, key: str = "storage") -> None:
@@ -135,7 +140,10 @@ def check_lengths(sweep: SweepConfig, tasks: dict[str, tuple[Task, ...]], tokeni
     training = Encoder(tokenizer, template, shortest)
     asked = Encoder(tokenizer, template, sweep.evaluation.max_length)
     seen: set[tuple[str, str]] = set()  # the tasks of a chain share most of their rows
-    for task in (task for chain in tasks.values() for task in chain):
+    chains = list(tasks.values())
+    if sweep.confirm.share is not None:
+        chains += load_all(sweep, sweep.confirm.held_out_part).values()
+    for task in (task for chain in chains for task in chain):
         groups = [
             (training, source, f"{task.forget_set} row", task.forget),
             (training, source, "retain row", task.retain),

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.tracking.checkpoints import cell_front, objectives
+from orchestrator.tracking.confirmation import confirmation_runs, num_seeds
 from orchestrator.tracking.journal import Record, StepsReported, TaskFinished, TrialFinished, TrialStarted, TrialState
 from orchestrator.tracking.sweep_log import SweepLog
 
@@ -28,7 +29,7 @@ class Progress:
     _live: Live | None = None
 
     def __enter__(self) -> "Progress":
-        self._planned = self._num_planned()
+        self._num_first = self._num_planned()
         self._num_before = sum(trial.finished is not None for trial in self.log.trials.values())
         if self.console.is_terminal:
             self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=2, transient=True)
@@ -66,6 +67,18 @@ class Progress:
         return header.num_trials + baselines
 
     @property
+    def _num_confirming(self) -> int:
+        """Runs that confirm the fronts as they stand."""
+        seeds = num_seeds(self.log.header)
+        return len(confirmation_runs(self.log, seeds)) if seeds else 0
+
+    @property
+    def _planned(self) -> int:
+        """What is to run in all; confirmation runs once the search is over, as the fronts may change until then."""
+        over = sum(trial.finished is not None for trial in self.log.searched()) >= self.log.header.num_trials
+        return self._num_first + (self._num_confirming if over else 0)
+
+    @property
     def _done(self) -> int:
         return self._num_before + self._num_ended
 
@@ -90,7 +103,10 @@ class Progress:
     def _render(self) -> RenderableType:
         bar = ProgressBar(total=self._planned, completed=self._done, width=40)
         head = Table.grid(padding=(0, 2))
-        head.add_row(bar, f"{self._done}/{self._planned} trials", f"{duration(self._elapsed())} elapsed", self._eta())
+        trials = f"{self._done}/{self._planned} trials"
+        if self._planned == self._num_first and (confirming := self._num_confirming):
+            trials += f" and, as the fronts stand, {confirming} runs to confirm them"
+        head.add_row(bar, trials, f"{duration(self._elapsed())} elapsed", self._eta())
         running = [Text(f"  {key}: {state}", "dim") for key, state in self._running.items()]
         return Group(head, *running, self._best())
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.config import SweepConfig
+from orchestrator.confirm_config import ConfirmConfig
 from orchestrator.load_config import ConfigError
 
-_RESUMABLE = {"resources", "tracking", "checkpoint", "storage", "strict"}
+_RESUMABLE = {"resources", "tracking", "checkpoint", "storage", "strict", "confirm"}
 _GROWING = {"model": ("retain_models",), "scenario": ("retain_sets", "retain_logs")}  # entries by forget set
 
 
@@ -14,6 +15,7 @@ def check_resumable(old: SweepConfig, new: SweepConfig) -> None:
     """ConfigError: a setting that cannot change in the middle of a sweep; names the difference."""
     before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
     more = {"methods", "forget_sets"}
+    _check_confirm(old.confirm, new.confirm)
     for key in before:
         if key in _RESUMABLE or before[key] == after[key]:
             continue
@@ -27,8 +29,24 @@ def check_resumable(old: SweepConfig, new: SweepConfig) -> None:
                 continue
         raise ConfigError(
             f"{key}: cannot change when a sweep is resumed (it was {before[key]!r}, now {after[key]!r}); start a new "
-            "sweep, or change only search.trials_per_cell (up), resources, tracking, checkpoint, or add methods and "
-            "forget sets (with their retain models, logs and sets)"
+            "sweep, or change only search.trials_per_cell (up), confirm.seeds (up), resources, tracking, "
+            "checkpoint, or add methods and forget sets (with their retain models, logs and sets)"
+        )
+
+
+def _check_confirm(old: ConfirmConfig, new: ConfirmConfig) -> None:
+    """Finalists may get more seeds. Which questions the search was scored on is settled when it starts."""
+    if old.share != new.share:
+        asked = "all questions" if old.share is None else f"all but {old.share:g} of the questions"
+        remedy = "or leave confirm out" if old.share is None else f"or leave confirm.held_out at {old.share:g}"
+        raise ConfigError(
+            f"confirm.held_out: cannot change when a sweep is resumed (it was {old.share}, now {new.share}): the "
+            f"search was scored on {asked}, and what it has seen confirms nothing; start a new sweep, {remedy}"
+        )
+    if new.seeds < old.seeds:
+        raise ConfigError(
+            f"confirm.seeds: can only go up when a sweep is resumed (it was {old.seeds}, now {new.seeds}); start a new "
+            "sweep, or raise it"
         )
 
 

@@ -19,6 +19,7 @@ from orchestrator import preflight
 from orchestrator.analysis.build import write_report
 from orchestrator.analysis.summary import summarize
 from orchestrator.analysis.terminal import render_summary
+from orchestrator.analysis.words import count
 from orchestrator.base_config import EMBEDDED
 from orchestrator.config import SweepConfig, num_combinations, num_trials
 from orchestrator.embedded import EmbeddedError, prepare
@@ -131,6 +132,8 @@ def run(study: Study, console: Console) -> int:
         recorder, pump, keeper = open_record(study, plan)
         console.print(f"sweep {sweep.name} in {storage}")
         console.print(f"{_budget(sweep)} on {plan}")
+        if sweep.confirm.seeds:
+            console.print(_confirmation(sweep))
         search = Search(sweep, storage, recorder)
         try:
             outcome = _search(search, plan, console)
@@ -171,6 +174,8 @@ def dry_run(sweep: SweepConfig, console: Console, cluster: str | None = None) ->
         number = num_trials(sweep, entry)
         each = f"{number} trial{'s' if number > 1 else ''}{' each' if len(sweep.forget_sets) > 1 else ''}"
         console.print(f"  {entry.name:<8} on {', '.join(sweep.forget_sets)}: {each}")
+    if sweep.confirm.seeds:
+        console.print(_confirmation(sweep))
     for name, chain in tasks.items():
         if len(chain) > 1:
             console.print(f"  {name}: {len(chain)} tasks one after another: {', '.join(task.name for task in chain)}")
@@ -181,7 +186,8 @@ def dry_run(sweep: SweepConfig, console: Console, cluster: str | None = None) ->
     if cluster is not None:
         console.print(f"where its nodes come when they are asked for: resources.max_workers={plan.room_for_workers}")
     console.print(f"disk: {preflight.estimate_disk(sweep)}")
-    console.print(f"time: {estimate_cost(sweep, plan, _num_trials(sweep))}")
+    besides = ", and so are confirmation runs" if sweep.confirm.seeds else ""
+    console.print(f"time: {estimate_cost(sweep, plan, _num_trials(sweep))}{besides}")
     console.print("sampled trials:")
     for key, params in sample_trials(sweep, 3).items():
         settings = ", ".join(f"{name}={_short(value)}" for name, value in params.items())
@@ -365,6 +371,15 @@ def _budget(sweep: SweepConfig) -> str:
     each = [num_trials(sweep, entry) for entry in sweep.methods]
     words = f"{min(each)}" if min(each) == max(each) else f"{min(each)} to {max(each)}"
     return f"{cells} x {words} trials = {_num_trials(sweep)} trials"
+
+
+def _confirmation(sweep: SweepConfig) -> str:
+    """How many trials the fronts will have is not known beforehand."""
+    seeds, share = sweep.confirm.seeds, sweep.confirm.share
+    return (
+        f"then the front of each cell again with {count(seeds, 'fresh seed')}, on the {share:.0%} of the questions "
+        f"that are held out: up to {_num_trials(sweep)} x {seeds} = {_num_trials(sweep) * seeds} runs, baselines aside"
+    )
 
 
 def _failed_share(log: SweepLog) -> float:

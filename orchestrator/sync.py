@@ -28,10 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         fragment = _write(uri, folder, log)
     except TrackingError as error:
         return _fail(f"{error}\nAnother store is named with --tracking-uri.", 1)
-    num_baselines = sum(trial.is_baseline for trial in log.trials.values())
+    num_trials = len(log.searched())
+    num_confirming = sum(trial.started.confirms is not None for trial in log.trials.values())
+    num_baselines = len(log.trials) - num_trials - num_confirming
+    confirming = f" {num_confirming} runs that confirm them," if num_confirming else ""
     num_steps = sum(len(trial.steps) for trial in log.trials.values())
     sys.stdout.write(
-        f"Wrote {len(log.trials) - num_baselines} trials, {num_baselines} baselines and {num_steps} steps of "
+        f"Wrote {num_trials} trials,{confirming} {num_baselines} baselines and {num_steps} steps of "
         f"{log.header.name} to {redact_uri(uri)}.\n{how_to_open(uri, fragment)}\n"
     )
     return 0

@@ -136,6 +136,13 @@ class EvaluationConfig(Config):
     downstream_limit: PositiveInt | None = Field(None, description="questions of each task; none: all")
 
 
+class QuestionPart(Config):
+    """One of two parts of each evaluation set's questions; see orchestrator.scenarios.held_out."""
+
+    part: Literal["search", "held_out"]
+    held_out: Annotated[float, Field(gt=0, lt=1)]
+
+
 class TrialConfig(Config):
     """All that one trial needs, and nothing about the search. Without a method it only scores the model."""
 
@@ -148,6 +155,7 @@ class TrialConfig(Config):
     zero: ZeroConfig
     lora: LoraConfig | None = None
     evaluation: EvaluationConfig
+    questions: QuestionPart | None = Field(None, exclude_if=lambda part: part is None)  # none: all are asked
 
     @property
     def downstream(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from plotly.offline import get_plotlyjs
 
-from orchestrator.analysis import words
+from orchestrator.analysis import confirmation, words
 from orchestrator.analysis.answers import side_by_side
 from orchestrator.analysis.chains import OVER_TASKS, task_chains
 from orchestrator.analysis.downstream import downstream_table
@@ -56,12 +56,13 @@ def render(summary: SweepSummary) -> str:
     environment.filters |= {"score": words.score, "number": words.number, "duration": words.duration}
     environment.filters |= {"words": words.words, "moment": words.moment, "count": words.count}
     environment.filters |= {"all_metrics": all_metrics, "difference": words.difference, "interval": words.interval}
+    environment.filters |= {"worse": confirmation.worse}
     colors = _colors(summary)
     chains = [task_chains(group) for group in summary.forget_sets]
     drawn, over_tasks = figures(summary), task_figures(chains)
     return environment.get_template("report.html.j2").render(
         sweep=summary,
-        answer=words.answer(summary),
+        answer=" ".join(text for text in (words.answer(summary), confirmation.in_words(summary)) if text),
         names=words.short_names(summary.params),
         colors=colors,
         axis_titles=axis_titles(summary.objectives),
@@ -69,6 +70,7 @@ def render(summary: SweepSummary) -> str:
         chains=chains,
         over_tasks=OVER_TASKS,
         downstream=[downstream_table(group) for group in summary.forget_sets],
+        confirmations=[confirmation.confirmation_table(summary, group) for group in summary.forget_sets],
         key_metrics=key_metrics(summary),
         measures=[words.measure(group, summary.objectives) for group in summary.forget_sets],
         kept=[best_kept(group, summary.objectives) for group in summary.forget_sets],

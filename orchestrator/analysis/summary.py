@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ class TrialSummary:
     `objectives` are in the sweep's order and None without a score; `seconds` is the sum of the recorded phases, or the
     time from start to end where a trial ended before it recorded any, and None while it is unfinished. `gpu_seconds`:
     what its slot held from start to end, waiting for workers included, 0 without GPUs. `tasks` are
-    those of a chain that were finished, however the trial ended; empty where there is a single task.
+    those of a chain that were finished, however the trial ended; empty where there is a single task. `confirms` names
+    the trial or baseline that it repeats on held-out questions.
     """
 
     key: str
@@ -40,6 +41,7 @@ class TrialSummary:
     checkpoint: str | None
     examples: tuple[ExampleAnswer, ...]
     tasks: tuple[TaskFinished, ...]
+    confirms: str | None = None
 
     @property
     def is_comparable(self) -> bool:
@@ -93,6 +95,7 @@ class ForgetSetSummary:
     before: TrialSummary | None
     retain_model: TrialSummary | None
     measure: Measure
+    confirmations: tuple[TrialSummary, ...] = ()  # of its finalists and baselines; nothing else counts them
 
     @property
     def ranking(self) -> list[CellSummary]:
@@ -157,7 +160,8 @@ class SweepSummary:
 def summarize(log: SweepLog) -> SweepSummary:
     """What `log` says, also while its sweep is running: missing parts are None or empty, never guessed."""
     header = log.header
-    trials = [_trial(trial, header.objectives) for trial in log.trials.values()]
+    everything = [_trial(trial, header.objectives) for trial in log.trials.values()]
+    trials = [trial for trial in everything if trial.confirms is None]
     searched = [trial for trial in trials if trial.method not in BASELINES]
     methods = _in_order([cell.method for cell in header.cells] + [trial.method for trial in searched])
     names = _in_order([cell.forget_set for cell in header.cells] + [trial.forget_set for trial in searched])
@@ -167,7 +171,8 @@ def summarize(log: SweepLog) -> SweepSummary:
         here = [trial for trial in trials if trial.forget_set == name]
         started = {trial.method for trial in here}
         budgets = {m: planned.get((m, name), 0) for m in methods if m in started or (m, name) in planned}
-        groups.append(_forget_set(name, here, budgets, header.objectives))
+        again = tuple(trial for trial in everything if trial.confirms is not None and trial.forget_set == name)
+        groups.append(replace(_forget_set(name, here, budgets, header.objectives), confirmations=again))
     times = [
         record.time
         for trial in log.trials.values()
@@ -185,7 +190,7 @@ def summarize(log: SweepLog) -> SweepSummary:
         trials_per_cell=header.trials_per_cell,
         forget_sets=tuple(groups),
         counts=_counts(searched),
-        seconds=sum(trial.seconds or 0.0 for trial in trials),
+        seconds=sum(trial.seconds or 0.0 for trial in everything),
         clock_seconds=log.spent()[0],
         gpu_seconds=log.spent()[1],
         last_time=max(times, default=header.time),
@@ -218,6 +223,7 @@ def _trial(log: TrialLog, objectives: Sequence[ObjectiveRecord]) -> TrialSummary
         checkpoint=log.checkpoint,
         examples=finished.examples if finished else (),
         tasks=tuple(log.tasks),
+        confirms=started.confirms,
     )
 
 

@@ -4,6 +4,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.analysis.confirmation import in_words
 from orchestrator.analysis.palette import method_colors
 from orchestrator.analysis.summary import CellSummary, ForgetSetSummary, SweepSummary, TrialSummary, summarize
 from orchestrator.analysis.words import MISSING, number, score, short_names, words
@@ -23,6 +24,8 @@ def render_summary(log: SweepLog) -> Group:
     parts: list[RenderableType] = []
     for group in summary.forget_sets:
         parts += [_table(summary, group), *_settings(group), Text()]
+    if confirmed := in_words(summary):
+        parts += [Text(confirmed), Text()]
     return Group(*parts)
 
 

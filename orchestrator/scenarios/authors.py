@@ -5,7 +5,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -208,13 +208,13 @@ def load_authors(forget_set: str, *, seed: int, num_authors: int, max_rows_per_s
         raise ValueError(f"max_rows_per_set must be at least 1 or None for all rows, but got {max_rows_per_set}")
     forget, retain = _split_authors(forget_set, seed=seed, num_authors=num_authors)
     sets = ((SetKind.FORGET, forget), (SetKind.RETAIN, retain), (SetKind.FACTS, general_facts()))
-    return Task(
-        forget_set=forget_set,
-        forget=forget,
-        retain=retain,
-        refusals=load_refusals(),
-        evaluation=tuple(EvaluationSet(kind.value, kind, spread(rows, max_rows_per_set)) for kind, rows in sets),
-    )
+    asked = tuple(EvaluationSet(kind.value, kind, rows) for kind, rows in sets)
+    return spread_questions(Task(forget_set, forget, retain, load_refusals(), asked), max_rows_per_set)
+
+
+def spread_questions(task: Task, max_rows: int | None) -> Task:
+    """The task with each evaluation set cut to `max_rows` questions that are spread evenly over the set."""
+    return replace(task, evaluation=tuple(replace(s, rows=spread(s.rows, max_rows)) for s in task.evaluation))
 
 
 def training_rows(forget_set: str | None, *, seed: int, num_authors: int) -> tuple[QARow, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from orchestrator.base_config import EMBEDDED
 from orchestrator.scenario_config import AuthorsScenario, ContinualScenario
-from orchestrator.scenarios.authors import fact_training_rows, load_authors, spread, training_rows
+from orchestrator.scenarios.authors import fact_training_rows, load_authors, spread_questions, training_rows
 from orchestrator.scenarios.base import DataError, EvaluationSet, SetKind, Task
 from orchestrator.scenarios.rows import Record, Rows, chain_splits, read_split
 from orchestrator.scenarios.tofu import capped, tofu_tasks, training_splits
@@ -61,12 +61,13 @@ def _author_tasks(
 ) -> tuple[Task, ...]:
     """Tasks of generated authors; asked besides are the authors that no task forgets, and the general facts."""
     splits = _author_splits(config, forget_set)
-    facts = [s for s in _load_corpus(forget_set, max_rows).evaluation if s.kind is SetKind.FACTS]
+    facts = [s for s in _load_corpus(forget_set).evaluation if s.kind is SetKind.FACTS]
     tasks = []
     for name, forget, retain in splits:
         sets = ((SetKind.FORGET, forget), (SetKind.RETAIN, splits[-1][2]))
-        asked = [EvaluationSet(kind.value, kind, spread(rows, max_rows)) for kind, rows in sets]
-        tasks.append(Task(forget_set, forget, retain, refusals, (*asked, *facts), name=name))
+        asked = [EvaluationSet(kind.value, kind, rows) for kind, rows in sets]
+        whole = Task(forget_set, forget, retain, refusals, (*asked, *facts), name=name)
+        tasks.append(spread_questions(whole, max_rows))
     return tuple(tasks)
 
 
@@ -76,7 +77,7 @@ def _author_splits(config: ContinualScenario, forget_set: str) -> list[tuple[str
     Task 1 is the last group of authors, the one that scenario authors forgets; task 2 is the group before it, and so
     on while at least half of the authors remain.
     """
-    whole = _load_corpus(forget_set, None)
+    whole = _load_corpus(forget_set)
     rows, size = whole.retain + whole.forget, len(whole.forget)
     num_groups = len(rows) // 2 // size
     records: list[Record] = [
@@ -89,10 +90,8 @@ def _author_splits(config: ContinualScenario, forget_set: str) -> list[tuple[str
     return [(name, forget, retain) for name, (forget, retain) in zip(names, splits, strict=True)]
 
 
-def _load_corpus(forget_set: str, max_rows: int | None) -> Task:
-    return load_authors(
-        forget_set, seed=_CORPUS.corpus_seed, num_authors=_CORPUS.num_authors, max_rows_per_set=max_rows
-    )
+def _load_corpus(forget_set: str) -> Task:
+    return load_authors(forget_set, seed=_CORPUS.corpus_seed, num_authors=_CORPUS.num_authors, max_rows_per_set=None)
 
 
 def _chosen(config: ContinualScenario, forget_set: str, known: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
 
+from orchestrator.base_config import EMBEDDED
 from orchestrator.scenario_config import (
     AuthorsScenario,
     ContinualScenario,
@@ -13,19 +14,30 @@ from orchestrator.scenario_config import (
     ScenarioConfig,
     TofuScenario,
 )
-from orchestrator.scenarios.authors import load_authors, load_refusals, training_rows
+from orchestrator.scenarios.authors import load_authors, load_refusals, spread_questions, training_rows
 from orchestrator.scenarios.base import DataError, QARow, Task
 from orchestrator.scenarios.continual import continual_training_rows, load_continual
-from orchestrator.scenarios.real_world import load_real_world, real_world_training_rows
-from orchestrator.scenarios.tofu import load_tofu, tofu_training_rows
-from orchestrator.trial_config import EvaluationConfig
+from orchestrator.scenarios.held_out import ask_part
+from orchestrator.scenarios.real_world import first_questions, load_real_world, real_world_training_rows
+from orchestrator.scenarios.tofu import capped, load_tofu, tofu_training_rows
+from orchestrator.trial_config import EvaluationConfig, QuestionPart
 
 
-def load_tasks(scenario: ScenarioConfig, evaluation: EvaluationConfig, forget_set: str) -> tuple[Task, ...]:
+def load_tasks(
+    scenario: ScenarioConfig, evaluation: EvaluationConfig, forget_set: str, part: QuestionPart | None = None
+) -> tuple[Task, ...]:
     """What is forgotten one after another, in order: one task, or several in scenario continual.
 
-    DataError: a file, row or forget set that cannot be used.
+    With a `part` only its questions are asked; `evaluation.max_rows_per_set` then holds for the part. DataError: a
+    file, row or forget set that cannot be used, an evaluation set that is too small to split.
     """
+    max_rows = evaluation.max_rows_per_set
+    if part is None:
+        return _load(scenario, forget_set, max_rows)
+    return tuple(_cut(scenario, ask_part(task, part), max_rows) for task in _load(scenario, forget_set, None))
+
+
+def _load(scenario: ScenarioConfig, forget_set: str, max_rows: int | None) -> tuple[Task, ...]:
     refusals = load_refusals() if scenario.refusals is None else read_refusals(Path(scenario.refusals).expanduser())
     match scenario:
         case AuthorsScenario():
@@ -34,16 +46,31 @@ def load_tasks(scenario: ScenarioConfig, evaluation: EvaluationConfig, forget_se
                     forget_set,
                     seed=scenario.corpus_seed,
                     num_authors=scenario.num_authors,
-                    max_rows_per_set=evaluation.max_rows_per_set,
+                    max_rows_per_set=max_rows,
                 )
             return (replace(task, refusals=refusals),)
         case TofuScenario():
-            return (load_tofu(scenario, forget_set, refusals, evaluation.max_rows_per_set),)
+            return (load_tofu(scenario, forget_set, refusals, max_rows),)
         case ContinualScenario():
             with _as_data_error("forget_sets"):
-                return load_continual(scenario, forget_set, refusals, evaluation.max_rows_per_set)
+                return load_continual(scenario, forget_set, refusals, max_rows)
         case RealWorldScenario():
-            return (load_real_world(scenario, forget_set, refusals, evaluation.max_rows_per_set),)
+            return (load_real_world(scenario, forget_set, refusals, max_rows),)
+        case _:
+            assert_never(scenario)
+
+
+def _cut(scenario: ScenarioConfig, task: Task, max_rows: int | None) -> Task:
+    """A whole task cut as the loader of its scenario does."""
+    match scenario:
+        case RealWorldScenario():
+            return first_questions(task, max_rows)
+        case TofuScenario():
+            return capped(task, max_rows, source=scenario.source)
+        case ContinualScenario() if scenario.source != EMBEDDED:
+            return capped(task, max_rows, source=scenario.source)
+        case AuthorsScenario() | ContinualScenario():
+            return spread_questions(task, max_rows)
         case _:
             assert_never(scenario)
 

@@ -1,5 +1,7 @@
 """Real people that a model knows from its pre-training (arXiv 2410.08109, section 5.3)."""
 
+from dataclasses import replace
+
 from orchestrator.scenario_config import RealWorldScenario
 from orchestrator.scenarios.base import DataError, EvaluationSet, QARow, SetKind, Task
 from orchestrator.scenarios.rows import Rows, doubts_about, read_split
@@ -18,18 +20,22 @@ def load_real_world(
     neighbors = _neighbors(config, forget_set)
     asked = {"forget": _asked(config, forget_set), "neighbor": _asked(config, neighbors)}
     kinds = config.set_kinds
-    sets = tuple(
-        EvaluationSet(name, SetKind(kinds[name]), rows[:max_rows], real_world=True) for name, rows in asked.items()
-    )
-    notes = tuple(
-        f"{forget_set}: the first {max_rows} of {len(rows)} {name} questions are asked, but the paper asks all; "
-        "set evaluation.max_rows_per_set=null"
-        for name, rows in asked.items()
-        if max_rows is not None and len(rows) > max_rows
-    )
+    sets = tuple(EvaluationSet(name, SetKind(kinds[name]), rows, real_world=True) for name, rows in asked.items())
     forget, retain = _rows(config, forget_set), _rows(config, neighbors)
     doubts = doubts_about(forget_set, forget, retain, f"name another set in scenario.retain_sets.{forget_set}")
-    return Task(forget_set, forget, retain, refusals, sets, notes=notes, doubts=doubts)
+    return first_questions(Task(forget_set, forget, retain, refusals, sets, doubts=doubts), max_rows)
+
+
+def first_questions(task: Task, max_rows: int | None) -> Task:
+    """The task with each evaluation set cut to its first `max_rows` questions, and a note where some fall away."""
+    notes = tuple(
+        f"{task.forget_set}: the first {max_rows} of {len(s.rows)} {s.name} questions are asked, but the paper asks "
+        "all; set evaluation.max_rows_per_set=null"
+        for s in task.evaluation
+        if max_rows is not None and len(s.rows) > max_rows
+    )
+    sets = tuple(replace(s, rows=s.rows[:max_rows]) for s in task.evaluation)
+    return replace(task, evaluation=sets, notes=(*task.notes, *notes))
 
 
 def real_world_training_rows(config: RealWorldScenario, without: str | None) -> Rows:

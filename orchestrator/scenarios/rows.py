@@ -86,9 +86,9 @@ def rows_of_task(records: Sequence[Record], name: str | None) -> Rows:
 
 def doubts_about(forget_set: str, forget: Rows, retain: Rows, remedy: str) -> tuple[str, ...]:
     """What may be a mistake: rows that are forgotten and retained at once (and the `remedy`), rows that repeat."""
-    kept = {_asked(row) for row in retain}
+    kept = {plain_question(row) for row in retain}
     notes = []
-    if num_both := sum(_asked(row) in kept for row in forget):
+    if num_both := sum(plain_question(row) in kept for row in forget):
         notes.append(
             f"{forget_set}: {num_both} of the {len(forget)} forget rows are among the {len(retain)} retain rows too, "
             f"so they are forgotten and retained at once; {remedy}"
@@ -106,7 +106,7 @@ def doubts_about(forget_set: str, forget: Rows, retain: Rows, remedy: str) -> tu
     return tuple(notes)
 
 
-def _asked(row: QARow) -> str:
+def plain_question(row: QARow) -> str:
     """The question, however it is spaced and capitalised."""
     return " ".join(row.question.split()).casefold()
 

@@ -85,7 +85,10 @@ class SweepStarted(_Record):
 
 
 class TrialStarted(_Record):
-    """A trial was handed to a slot, which holds `gpus` for it. Baselines (`before`, `retain_model`) have no number."""
+    """A trial was handed to a slot, which holds `gpus` for it. Baselines (`before`, `retain_model`) have no number.
+
+    `confirms`: the key of the trial or baseline that it repeats on held-out questions, with its `number`-th fresh seed.
+    """
 
     kind: Literal["trial_started"] = "trial_started"
     key: str
@@ -95,6 +98,7 @@ class TrialStarted(_Record):
     params: dict[str, float | int | str | bool]
     config: dict[str, Any]
     gpus: float = 0.0
+    confirms: str | None = Field(None, exclude_if=lambda key: key is None)
 
 
 class StepRecord(BaseModel):

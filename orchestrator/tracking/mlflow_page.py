@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from orchestrator.tracking.confirmation import num_seeds
 from orchestrator.tracking.journal import ExampleAnswer, SweepStarted, TrialStarted, TrialState
 from orchestrator.tracking.pump import redact_uri
 from orchestrator.tracking.sweep_log import SweepLog
@@ -51,14 +52,17 @@ def model_name(key: str) -> str:
 def run_tags(started: TrialStarted, header: SweepStarted, color: str) -> dict[str, str]:
     """Every facet by which runs can be filtered; MLflow has no OR and no IN, so each is a tag of its own."""
     train = started.config.get("train", {})
+    kind = "confirmation" if started.confirms else "baseline" if started.number is None else "trial"
+    seed = started.config.get("seed", header.seed) if started.confirms else header.seed
     tags = {
-        "lethe.kind": "baseline" if started.number is None else "trial",
+        "lethe.kind": kind,
         "lethe.sweep": header.name,
         "lethe.trial_key": started.key,
         "lethe.method": started.method,
         "lethe.forget_set": started.forget_set,
         "lethe.scenario": scenario_of(started.config) or scenario_of(header.config),
-        "lethe.seed": str(header.seed),
+        "lethe.seed": str(seed),
+        "lethe.confirms": started.confirms or "",
         "lethe.state": "RUNNING",
         "lethe.convention": str(train.get("convention", "")) if isinstance(train, dict) else "",
         "lethe.number": "" if started.number is None else str(started.number),
@@ -101,6 +105,8 @@ def describe(header: SweepStarted, report_run: str | None = None) -> str:
         f"- {header.trials_per_cell} trials per method and forget set, seed {header.seed}\n- {versions}",
         "The saved view shows the objectives with one colour per method; front: `tags.\"lethe.on_front\" = 'true'`.",
     ]
+    if num_seeds(header):
+        lines.append('Runs that confirm the fronts are hidden there; they are those with `tags."lethe.confirms"`.')
     if report_run:
         lines.append("The full report is the artifact `report.html` of the run named `report`.")
     return "\n\n".join(lines)
@@ -132,7 +138,7 @@ def saved_view(header: SweepStarted, params: Sequence[str], curves: Sequence[str
     goals = [goal.metric for goal in header.objectives]
     now = int(header.time * 1000)
     state = {
-        "searchFilter": "tags.`lethe.kind` != 'report'",
+        "searchFilter": "tags.`lethe.kind` != 'report' AND tags.`lethe.kind` != 'confirmation'",
         "orderByKey": f"metrics.`{goals[0]}`",
         "orderByAsc": header.objectives[0].direction == "minimize",
         "startTime": "ALL",

@@ -40,6 +40,11 @@ class TrialLog:
         """Whether this is the model before unlearning, or the retain model."""
         return self.started.method in BASELINES
 
+    @property
+    def is_searched(self) -> bool:
+        """Whether this is a trial of the search: no baseline, and no run that confirms one."""
+        return not self.is_baseline and self.started.confirms is None
+
 
 @dataclass(slots=True)
 class Spent:
@@ -94,11 +99,11 @@ class SweepLog:
         return self.trials.get(f"{kind}/{forget_set}")
 
     def searched(self) -> list[TrialLog]:
-        """The trials of the search, without the baselines."""
-        return [trial for trial in self.trials.values() if not trial.is_baseline]
+        """The trials of the search, without the baselines and what was run to confirm it."""
+        return [trial for trial in self.trials.values() if trial.is_searched]
 
     def cell(self, method: str, forget_set: str) -> list[TrialLog]:
-        """The trials of one cell, in the order of their first start."""
+        """The searched trials of one cell, in the order of their first start."""
         return list(self._cells.get((method, forget_set), {}).values())
 
     def spent(self, now: float | None = None) -> tuple[float, float]:
@@ -115,7 +120,7 @@ class SweepLog:
                 self.ended = record
             case TrialStarted(key=key):  # a trial that was cut off starts again from nothing
                 trial = self.trials[key] = TrialLog(record)
-                if not trial.is_baseline:
+                if trial.is_searched:
                     self._cells.setdefault((record.method, record.forget_set), {})[key] = trial
             case (
                 StepsReported(key=key) | TaskFinished(key=key) | TrialFinished(key=key) | CheckpointDeleted(key=key)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, product
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 import optuna
 from optuna.distributions import (
@@ -158,16 +158,36 @@ class Baseline:
     after: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True)
+class Confirmation:
+    """A trial or baseline, `confirms`, once more, when the runs named in `after` are done; see ConfirmationRun."""
+
+    key: str
+    make_job: Callable[[], TrialJob]
+    after: frozenset[str]
+    confirms: str
+    number: int | None
+
+
 @dataclass
 class _Running:
-    """A trial that was handed to Tune."""
+    """A trial that was handed to Tune; of the search where it has a cell."""
 
     job: TrialJob
     cell: Cell | None
-    number: int
+    number: int | None
+    confirms: str | None
     slot: str | None = None
     num_reports: int = 0
     finished: TrialFinished | None = None
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether trials of the search wait for it."""
+        return self.cell is None and self.confirms is None
+
+
+_Given = TypeVar("_Given", Baseline, Confirmation)
 
 
 class Recorder(Protocol):
@@ -179,11 +199,12 @@ class Recorder(Protocol):
 
 
 class CellSearch(Searcher):
-    """Baselines first, then the least served cell next, until every cell has had its trials.
+    """Baselines first, then the least served cell next, until every cell has had its trials, then what confirms them.
 
     `finished` holds the trials that the journal knows to have ended, by key: those are not run again. Every report goes
     to `recorder` before Optuna learns of it. A baseline that fails ends the search; `fatal` says why. Once `budget`
-    gives a reason no trial begins any more; `spent` is that reason.
+    gives a reason no trial begins any more; `spent` is that reason. `confirm` is asked once, when the last trial of the
+    search has ended; no study learns of what it wants run.
     """
 
     def __init__(
@@ -195,6 +216,7 @@ class CellSearch(Searcher):
         recorder: Recorder,
         slot: Mapping[str, Any],
         budget: Callable[[], str | None] = lambda: None,
+        confirm: Callable[[], Sequence[Confirmation]] | None = None,
     ) -> None:
         super().__init__(metric=None, mode=None)
         self._cells = list(cells)
@@ -203,7 +225,9 @@ class CellSearch(Searcher):
         self._recorder, self._slot = recorder, dict(slot)
         self._running: dict[str, _Running] = {}
         self.slots: set[str] = set()
-        self._budget = budget
+        self._budget, self._confirm = budget, confirm
+        # Not known before the search is over.
+        self._confirmations: list[Confirmation] | None = [] if confirm is None else None
         self.fatal: str | None = None
         self.spent: str | None = None
 
@@ -217,9 +241,9 @@ class CellSearch(Searcher):
 
     @property
     def num_left(self) -> int:
-        """Trials and baselines that are neither finished nor running."""
+        """Trials, baselines and confirmations that are known, and neither finished nor running."""
         waiting = sum(cell.num_trials - cell.study.num_suggested for cell in self._cells)
-        return len(self._baselines) + waiting
+        return len(self._baselines) + waiting + len(self._confirmations or ())
 
     @property
     def is_done(self) -> bool:
@@ -233,16 +257,14 @@ class CellSearch(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """The next job for Tune; None: ask again later; FINISHED: nothing is left."""
         self._replay()
+        self._begin_to_confirm()
         if self.num_left:
             self.spent = self.spent or self._budget()
         if self._is_over:
             return Searcher.FINISHED
-        running_baselines = {running.job.key for running in self._running.values() if running.cell is None}
-        for baseline in self._baselines:
-            if not baseline.after & (running_baselines | {waiting.key for waiting in self._baselines}):
-                self._baselines.remove(baseline)
-                return self._start(trial_id, baseline.make_job(), None, -1)
-        if self._baselines or running_baselines:
+        if (baseline := self._take_ready(self._baselines)) is not None:
+            return self._start(trial_id, baseline.make_job(), None, None)
+        if self._baselines or any(running.is_baseline for running in self._running.values()):
             return None
         while (found := self._next_trial()) is not None:
             cell, number, params = found
@@ -252,7 +274,10 @@ class CellSearch(Searcher):
                 self._refuse(cell, number, params, error)
             else:
                 return self._start(trial_id, job, cell, number)
-        return Searcher.FINISHED if self.num_left == 0 else None
+        self._begin_to_confirm()  # the last trials may have been refused
+        if (run := self._take_ready(self._confirmations or [])) is not None:
+            return self._start(trial_id, run.make_job(), None, run.number, run.confirms)
+        return Searcher.FINISHED if self.num_left == 0 and self._confirmations is not None else None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Record what a slot reported. Tune hands the last report over twice."""
@@ -275,12 +300,13 @@ class CellSearch(Searcher):
             text = "the process that held its slot died" if error else "it ended without a result"
             running.finished = TrialFinished(key=running.job.key, state=TrialState.FAILED, error=text)
             self._recorder.record(running.finished)
-        if running.cell is None:
-            if running.finished.state != TrialState.COMPLETE:
-                self.fatal = f"{running.job.key} could not be scored: {running.finished.error}"
-        else:
+        if running.cell is not None:
+            assert running.number is not None
             running.cell.study.add_result(running.number, running.finished)
             self._replay()
+        elif running.number is None and running.finished.state != TrialState.COMPLETE:
+            self.fatal = f"{running.job.key} could not be scored: {running.finished.error}"
+        self._begin_to_confirm()
 
     def save(self, checkpoint_path: str) -> None:
         """An empty file, because Tune wants one; see __getstate__."""
@@ -288,6 +314,19 @@ class CellSearch(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore; see __getstate__."""
+
+    def _take_ready(self, waiting: list[_Given]) -> _Given | None:
+        """The first whose `after` are done, which then waits no longer."""
+        outstanding = {running.job.key for running in self._running.values()} | {one.key for one in waiting}
+        found = next((one for one in waiting if not one.after & outstanding), None)
+        if found is not None:
+            waiting.remove(found)
+        return found
+
+    def _begin_to_confirm(self) -> None:
+        """Once the search is over, find out what is to be confirmed."""
+        if self._confirm is not None and self._confirmations is None and self.num_left == 0 and not self._running:
+            self._confirmations = [run for run in self._confirm() if run.key not in self._finished]
 
     def _next_trial(self) -> tuple[Cell, int, dict[str, Value]] | None:
         """The next trial of the least served cell that need not wait for a result."""
@@ -320,15 +359,17 @@ class CellSearch(Searcher):
         self._recorder.record(finished)
         cell.study.add_result(number, finished)
 
-    def _start(self, trial_id: str, job: TrialJob, cell: Cell | None, number: int) -> dict[str, Any]:
-        self._running[trial_id] = _Running(job, cell, number)
-        method = cell.method if cell else job.key.partition("/")[0]
+    def _start(
+        self, trial_id: str, job: TrialJob, cell: Cell | None, number: int | None, confirms: str | None = None
+    ) -> dict[str, Any]:
+        self._running[trial_id] = _Running(job, cell, number, confirms)
         self._recorder.record(
             TrialStarted(
                 key=job.key,
-                method=method,
+                method=cell.method if cell else (confirms or job.key).partition("/")[0],
                 forget_set=job.config.forget_set,
-                number=number if cell else None,
+                number=number,
+                confirms=confirms,
                 params=job.params,
                 config=job.config.model_dump(mode="json"),
                 gpus=self._slot.get("num_workers", 0) * self._slot.get("gpus_per_worker", 0.0),

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,21 @@ from orchestrator.config import (
 from orchestrator.load_config import ConfigError
 from orchestrator.storage import Storage
 from orchestrator.tracking.checkpoints import cell_front, objectives
+from orchestrator.tracking.confirmation import ConfirmationRun, confirmation_runs
 from orchestrator.tracking.journal import TrialState
 from orchestrator.tracking.recorder import Recorder
 from orchestrator.tracking.sweep_log import TrialLog
-from orchestrator.tuning.cell_search import Baseline, Cell, CellSearch, CellStudy, distributions, seed_of, trial_key
+from orchestrator.trial_config import TrialConfig
+from orchestrator.tuning.cell_search import (
+    Baseline,
+    Cell,
+    CellSearch,
+    CellStudy,
+    Confirmation,
+    distributions,
+    seed_of,
+    trial_key,
+)
 from orchestrator.tuning.resources import Node, Plan, head_share
 from orchestrator.worker.trial import TrialJob
 
@@ -154,6 +166,7 @@ class Search:
             finished={key: trial for key, trial in log.trials.items() if trial.finished and not _again(trial)},
             recorder=self.recorder,
             budget=self._budget,
+            confirm=self._confirmations,
             slot={
                 "sweep": self.storage.local.name,
                 "num_workers": plan.workers_per_slot,
@@ -207,7 +220,7 @@ class Search:
                 keep_weights=kept.policy != "none",
                 point_minutes=kept.every_minutes,
                 front=() if kept.policy == "all" else tuple(tuple(objectives(trial)) for trial in known),
-                **self._retain_scores(forget_set),
+                **self._retain_scores(f"retain_model/{forget_set}"),
             )
 
         return make_job
@@ -233,13 +246,42 @@ class Search:
                 place=str(self.storage),
                 objectives=self.recorder.log.header.objectives,
                 keep_weights=False,
-                **self._retain_scores(forget_set),
+                **self._retain_scores(f"retain_model/{forget_set}"),
             )
 
         return make_job
 
-    def _retain_scores(self, forget_set: str) -> dict[str, str | None]:
-        baseline = self.recorder.log.baseline("retain_model", forget_set)
+    def _confirmations(self) -> list[Confirmation]:
+        """What confirms the fronts as they stand; Forget Quality compares with the retain model's held-out answers."""
+        runs = confirmation_runs(self.recorder.log, self.sweep.confirm.seeds) if self.sweep.confirm.seeds else []
+        baselines = {run.key for run in runs if run.number is None}
+        found = []
+        for run in runs:
+            started = run.confirms.started
+            retain_model = f"confirm/retain_model/{started.forget_set}"
+            after = baselines & {retain_model} - {run.key}
+            make_job = partial(self._confirming_job, run, retain_model)
+            found.append(Confirmation(run.key, make_job, frozenset(after), started.key, run.number))
+        return found
+
+    def _confirming_job(self, run: ConfirmationRun, retain_model: str) -> TrialJob:
+        """Settings are those that the journal has. All finalists have the same seeds, and differ by settings alone."""
+        started, seed = run.confirms.started, self.sweep.seed
+        if run.number is not None:
+            seed = seed_of(seed, "confirm", run.number)
+        return TrialJob(
+            key=run.key,
+            config=self.sweep.confirm.again(TrialConfig.model_validate(started.config), seed),
+            params=started.params,
+            place=str(self.storage),
+            objectives=self.recorder.log.header.objectives,
+            keep_weights=False,
+            point_minutes=self.sweep.checkpoint.every_minutes,
+            **self._retain_scores(retain_model),
+        )
+
+    def _retain_scores(self, key: str) -> dict[str, str | None]:
+        baseline = self.recorder.log.trials.get(key)
         if baseline is None or baseline.finished is None or baseline.finished.state != TrialState.COMPLETE:
             return {}
         found = baseline.finished

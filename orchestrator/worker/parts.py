@@ -47,9 +47,10 @@ class WorkerParts:
 
     def tasks(self, config: TrialConfig) -> tuple[Task, ...]:
         """The rows of a trial's forget set, task by task."""
-        key = f"{config.scenario.model_dump_json()} {config.evaluation.model_dump_json()} {config.forget_set}"
+        what = (config.scenario, config.evaluation, config.questions)
+        key = f"{' '.join(part.model_dump_json() for part in what if part)} {config.forget_set}"
         if key not in self._tasks:
-            self._tasks[key] = load_tasks(config.scenario, config.evaluation, config.forget_set)
+            self._tasks[key] = load_tasks(config.scenario, config.evaluation, config.forget_set, config.questions)
         return self._tasks[key]
 
 

@@ -1,0 +1,152 @@
+"""What the best trials are worth with fresh seeds and on held-out questions, beside what the search said of them."""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from orchestrator.analysis.pareto import Direction, front
+from orchestrator.analysis.summary import UNFINISHED, ForgetSetSummary, SweepSummary, TrialSummary
+from orchestrator.analysis.words import count, score, words
+
+Row = tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """One finalist or baseline. Values are objectives, in the sweep's order, over its `num_complete` complete runs.
+
+    `mean` is None without such a run, `deviation` (the sample's) with fewer than two. `stays`: whether no other
+    finalist of its cell has a better mean; None for baselines, and while runs of the cell are outstanding.
+    """
+
+    trial: TrialSummary
+    search: Row
+    mean: Row | None
+    deviation: Row | None
+    num_complete: int
+    num_ended: int
+    num_planned: int
+    stays: bool | None = None
+
+    @property
+    def shift(self) -> Row | None:
+        """Mean of the runs minus the search's value."""
+        return None if self.mean is None else tuple(m - s for m, s in zip(self.mean, self.search, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmationTable:
+    """A forget set's finalists, best ranked cell first, and the models that nobody selected."""
+
+    finalists: tuple[Confirmed, ...]
+    baselines: tuple[Confirmed, ...]
+
+
+def confirmation_table(sweep: SweepSummary, group: ForgetSetSummary) -> ConfirmationTable | None:
+    """None where nothing was run to confirm the search. Runs of trials that are on no front any more are left out."""
+    if not group.confirmations:
+        return None
+    seeds = int((sweep.config.get("confirm") or {}).get("seeds", 0))
+    finalists = [
+        row
+        for cell in group.ranking
+        for row in _with_fronts([_confirmed(trial, group, seeds) for trial in cell.front], sweep.directions)
+    ]
+    baselines = [_confirmed(trial, group, 1) for trial in group.baselines if trial.is_placed]
+    return ConfirmationTable(tuple(finalists), tuple(baselines))
+
+
+def in_words(sweep: SweepSummary) -> str:
+    """Where the search flattered itself, in a few plain sentences; empty where nothing was run to confirm it."""
+    tables = [table for group in sweep.forget_sets if (table := confirmation_table(sweep, group))]
+    finalists = [row for table in tables for row in table.finalists]
+    if not finalists:
+        return ""
+    ended, planned = sum(row.num_ended for row in finalists), sum(row.num_planned for row in finalists)
+    known = [row for row in finalists if row.mean is not None]
+    sentences = [_flattered(sweep, known), _compared(sweep, tables)] if known else []
+    settled = [row for row in finalists if row.stays is not None]
+    if leave := sum(row.stays is False for row in settled):
+        sentences.append(f"{leave} of {count(len(settled), 'finalist')} {_verb(leave, 'leave')} their method's front.")
+    elif settled:
+        sentences.append("No finalist leaves its method's front.")
+    if broken := ended - sum(row.num_complete for row in finalists):
+        sentences.append(f"{broken} of {count(ended, 'such run')} did not complete.")
+    if ended < planned:
+        sentences.append(f"Confirmation is not finished: {ended} of {count(planned, 'run')} have ended.")
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def worse(shift: float, direction: Direction) -> bool:
+    """Whether the search promised more than that, by what three decimals show."""
+    return round(shift if direction == "maximize" else -shift, 3) < 0
+
+
+def _confirmed(trial: TrialSummary, group: ForgetSetSummary, num_planned: int) -> Confirmed:
+    runs = [run for run in group.confirmations if run.confirms == trial.key]
+    values = [run.objectives for run in runs if run.is_comparable and run.objectives is not None]
+    columns = list(zip(*values, strict=True))
+    return Confirmed(
+        trial=trial,
+        search=trial.objectives or (),
+        mean=tuple(math.fsum(column) / len(column) for column in columns) if columns else None,
+        deviation=tuple(statistics.stdev(column) for column in columns) if len(values) > 1 else None,
+        num_complete=len(values),
+        num_ended=sum(run.state != UNFINISHED for run in runs),
+        num_planned=max(num_planned, len(runs)),
+    )
+
+
+def _with_fronts(rows: Sequence[Confirmed], directions: Sequence[Direction]) -> list[Confirmed]:
+    """The finalists of a cell, told whether they are on the front of their means."""
+    if any(row.num_ended < row.num_planned for row in rows):
+        return list(rows)
+    known = [place for place, row in enumerate(rows) if row.mean is not None]
+    best = {known[i] for i in front(np.array([rows[place].mean for place in known], dtype=float), directions)}
+    return [replace(row, stays=place in best) for place, row in enumerate(rows)]
+
+
+def _flattered(sweep: SweepSummary, known: Sequence[Confirmed]) -> str:
+    shifts = _mean_shifts(known)
+    pairs = list(zip(sweep.objectives, shifts, strict=True))
+    said = [f"{words(goal.metric)} is {_in_words(shift, goal.direction)}" for goal, shift in pairs]
+    flattered = [words(goal.metric) for goal, shift in pairs if worse(shift, goal.direction)]
+    who = f"the {count(len(known), 'finalist')}" if len(known) > 1 else "the finalist"
+    end = f"the search flattered itself in {_listed(flattered)}" if flattered else "the search did not flatter itself"
+    on_average = " on average" if len(known) > 1 else ""
+    return (
+        f"With fresh seeds and on questions that the search never asked, {_listed(said)} than it said of {who}"
+        f"{on_average}: {end}."
+    )
+
+
+def _compared(sweep: SweepSummary, tables: Iterable[ConfirmationTable]) -> str:
+    """By how much the two parts of the questions differ for a model that was not selected."""
+    before = [row for table in tables for row in table.baselines if row.trial.method == "before" and row.mean]
+    if not before:
+        return ""
+    pairs = zip(sweep.objectives, _mean_shifts(before), strict=True)
+    said = [f"{words(goal.metric)} is {_in_words(shift, goal.direction)}" for goal, shift in pairs]
+    return f"Of the model before unlearning, which was not selected, {_listed(said)} on these questions than on those."
+
+
+def _in_words(shift: float, direction: Direction) -> str:
+    if not round(shift, 3):
+        return "no other"
+    return f"{score(abs(shift))} {'worse' if worse(shift, direction) else 'better'}"
+
+
+def _mean_shifts(rows: Iterable[Confirmed]) -> Row:
+    columns = zip(*(row.shift for row in rows if row.shift is not None), strict=True)
+    return tuple(statistics.fmean(column) for column in columns)
+
+
+def _verb(amount: int, verb: str) -> str:
+    return f"{verb}s" if amount == 1 else verb
+
+
+def _listed(items: Sequence[str]) -> str:
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)

@@ -1,0 +1,140 @@
+"""What the report says of fresh seeds and held-out questions; every number by hand."""
+
+import pytest
+from rich.console import Console
+from synthetic_sweep import FORGET_SETS, METHODS, finished, header, started, write_records, write_sweep
+
+from orchestrator.analysis.build import write_report
+from orchestrator.analysis.confirmation import confirmation_table, in_words
+from orchestrator.analysis.summary import summarize
+from orchestrator.analysis.terminal import render_summary
+from orchestrator.tracking.journal import CellRecord, ObjectiveRecord, SweepEnded, TrialState
+from orchestrator.tracking.sweep_log import load_sweep
+
+SEEDS = 2
+# The search: three trials on A's front, one on B's, one of A that is not on it.
+SEARCH = {("A", 0): (0.2, 0.9), ("A", 1): (0.5, 0.5), ("A", 2): (0.9, 0.2), ("A", 3): (0.1, 0.1), ("B", 0): (0.6, 0.6)}
+# Again: A/1 falls behind A/2, and A/0 keeps its place.
+AGAIN = {
+    ("A", 0): [(0.2, 0.8), (0.2, 0.9)], ("A", 1): [(0.2, 0.1), (0.4, 0.1)], ("A", 2): [(0.8, 0.2), (0.8, 0.3)],
+    ("B", 0): [(0.5, 0.6), (0.7, 0.6)],
+}  # fmt: skip
+BASELINES = {"before": ((0.9, 0.1), (0.88, 0.1)), "retain_model": ((0.9, 0.8), (0.9, 0.85))}
+
+
+def again(method, number, seed, objectives=None, **ending):
+    key = f"{method}/f" if number is None else f"{method}/f/{number}"
+    start = started(method, "f", seed).model_copy(
+        update={"key": f"confirm/{key}" + (f"/s{seed}" if seed else ""), "confirms": key, "number": seed}
+    )
+    return [start] if objectives is ... else [start, finished(start.key, objectives, **ending)]
+
+
+def records(runs):
+    cells = tuple(CellRecord(name=f"{name}/f", method=name, forget_set="f", num_trials=4) for name in "AB")
+    found = [header(cells=cells, config={"confirm": {"seeds": SEEDS}})]
+    for kind, (search, _) in BASELINES.items():
+        found += [started(kind, "f", None), finished(f"{kind}/f", search)]
+    for (method, number), objectives in SEARCH.items():
+        found += [started(method, "f", number), finished(f"{method}/f/{number}", objectives)]
+    return [*found, *runs, SweepEnded(state="done")]
+
+
+def confirmed():
+    runs = [record for kind, (_, held_out) in BASELINES.items() for record in again(kind, None, None, held_out)]
+    for seed in range(SEEDS):
+        for (method, number), values in AGAIN.items():
+            runs += again(method, number, seed + 1, values[seed])
+    return runs
+
+
+def summary_of(folder, runs):
+    return summarize(load_sweep(write_records(folder, records(runs))))
+
+
+def test_means_deviations_shifts_and_fronts_by_hand(tmp_path):
+    summary = summary_of(tmp_path, confirmed())
+    table = confirmation_table(summary, summary.forget_sets[0])
+    rows = {row.trial.key: row for row in table.finalists}
+    assert set(rows) == {"A/f/0", "A/f/1", "A/f/2", "B/f/0"}
+    second = rows["A/f/1"]
+    assert second.search == (0.5, 0.5) and second.mean == pytest.approx((0.3, 0.1))
+    assert second.deviation == pytest.approx((0.02**0.5, 0)) and second.shift == pytest.approx((-0.2, -0.4))
+    assert {key: row.stays for key, row in rows.items()} == {
+        "A/f/0": True, "A/f/1": False, "A/f/2": True, "B/f/0": True
+    }  # fmt: skip
+    assert all((row.num_complete, row.num_ended, row.num_planned) == (2, 2, 2) for row in table.finalists)
+    before, retain_model = table.baselines
+    assert before.shift == pytest.approx((-0.02, 0)) and before.deviation is None and before.stays is None
+    assert retain_model.shift == pytest.approx((0, 0.05)) and retain_model.num_planned == 1
+
+
+def test_the_search_counts_none_of_it(tmp_path):
+    plain, summary = (summary_of(tmp_path / name, runs) for name, runs in (("plain", []), ("again", confirmed())))
+    for one, other in zip(plain.forget_sets, summary.forget_sets, strict=True):
+        assert (one.cells, one.front, one.baselines, one.counts) == (
+            other.cells, other.front, other.baselines, other.counts
+        )  # fmt: skip
+    assert (plain.counts, plain.trials, plain.params) == (summary.counts, summary.trials, summary.params)
+    assert in_words(plain) == "" and confirmation_table(plain, plain.forget_sets[0]) is None
+    assert summary.seconds == pytest.approx(plain.seconds + 10 * 39.5)  # but it took time
+
+
+def test_where_the_search_flattered_itself_in_words(tmp_path):
+    assert in_words(summary_of(tmp_path, confirmed())) == (
+        "With fresh seeds and on questions that the search never asked, model utility is 0.075 worse and forget efficacy "
+        "is 0.100 worse than it said of the 4 finalists on average: the search flattered itself in model utility and "
+        "forget efficacy. Of the model before unlearning, which was not selected, model utility is 0.020 worse and "
+        "forget efficacy is no other on these questions than on those. 1 of 4 finalists leaves their method's front."
+    )
+
+
+def test_better_is_less_where_less_is_better(tmp_path):
+    goals = (ObjectiveRecord(metric="loss", direction="minimize", worst=9),)
+    cells = (CellRecord(name="A/f", method="A", forget_set="f", num_trials=1),)
+    runs = [*again("A", 0, 1, (0.25,)), *again("A", 0, 2, (0.35,))]
+    head = header(cells=cells, objectives=goals, config={"confirm": {"seeds": 2}})
+    first = [head, started("A", "f", 0), finished("A/f/0", (0.2,))]
+    said = in_words(summarize(load_sweep(write_records(tmp_path, [*first, *runs]))))
+    assert "loss is 0.100 worse than it said of the finalist: the search flattered itself in loss." in said
+    better = [*again("A", 0, 1, (0.15,)), *again("A", 0, 2, (0.15,))]
+    said = in_words(summarize(load_sweep(write_records(tmp_path / "better", [*first, *better]))))
+    assert "loss is 0.050 better than it said of the finalist: the search did not flatter itself." in said
+
+
+def test_what_did_not_complete_is_said_and_counts_for_nothing(tmp_path):
+    runs = [record for record in confirmed() if not record.key.startswith("confirm/B")]
+    runs += again("B", 0, 1, (0.0, 0.0), state=TrialState.DIVERGED, error="not finite") + again("B", 0, 2, ...)
+    summary = summary_of(tmp_path, runs)
+    row = next(row for row in confirmation_table(summary, summary.forget_sets[0]).finalists if row.trial.method == "B")
+    assert (row.mean, row.deviation, row.shift, row.stays) == (None, None, None, None)
+    assert (row.num_complete, row.num_ended, row.num_planned) == (0, 1, 2)
+    said = in_words(summary)
+    assert "of the 3 finalists on average" in said
+    assert said.endswith("1 of 7 such runs did not complete. Confirmation is not finished: 7 of 8 runs have ended.")
+    lost = again("B", 0, 1, (0, 0), state=TrialState.DIVERGED) + again("B", 0, 2, None, state=TrialState.FAILED)
+    summary = summary_of(tmp_path / "lost", [*(r for r in runs if not r.key.startswith("confirm/B")), *lost])
+    (row,) = (row for row in confirmation_table(summary, summary.forget_sets[0]).finalists if row.trial.method == "B")
+    assert row.stays is False and row.mean is None
+    assert "2 of 4 finalists leave their method's front." in in_words(summary)
+
+
+def test_page_and_terminal_show_both(tmp_path):
+    folder = write_records(tmp_path, records(confirmed()))
+    log = load_sweep(folder)
+    page = write_report(log, folder / "report.html").read_text()
+    section = page[page.index('<section id="confirmation">') :].partition("</section>")[0]
+    for text in ("0.500", "0.300 ± 0.141", '<span class="difference loss">−0.200</span>', "leaves", "2 of 2", "A/f/1"):
+        assert text in section, text
+    assert section.count("stays") == 3 and '<a href="#confirmation">' in page
+    assert "the search flattered itself in" in page.partition("<nav>")[0]
+    console = Console(width=120, record=True)
+    console.print(render_summary(log))
+    assert "1 of 4 finalists leaves their method's front." in " ".join(console.export_text().split())
+
+
+def test_a_sweep_without_it_shows_nothing_of_it(tmp_path):
+    folder = write_sweep(tmp_path)
+    page = write_report(load_sweep(folder), folder / "report.html").read_text()
+    assert "onfirmation" not in page and "flattered" not in page
+    assert len(summarize(load_sweep(folder)).trials) == 5 * len(METHODS) * len(FORGET_SETS)
