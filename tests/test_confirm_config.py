@@ -2,8 +2,8 @@
 
 import pytest
 
-from orchestrator.confirm_config import ConfirmConfig
 from orchestrator.config import trial_config
+from orchestrator.confirm_config import ConfirmConfig
 from orchestrator.load_config import ConfigError, load_config
 from orchestrator.tracking.journal import TrialStarted, parse_record
 from orchestrator.trial_config import QuestionPart, TrialConfig

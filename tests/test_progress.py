@@ -49,3 +49,36 @@ def test_a_chain_is_followed_from_task_to_task():
     assert f"{KEY}: 1 task done, step 14, loss 0.5" in shown[3]
     assert KEY not in shown[4] and "1/2 trials" in shown[4]
     assert f"[1/2] {KEY}       model_utility 0.250" in out.getvalue()
+
+
+def test_runs_that_confirm_are_counted_when_it_is_known_how_many_they_are():
+    header = SweepStarted(
+        name="s", seed=1, config={"confirm": {"seeds": 3}}, lookahead=1, versions={}, command="",
+        cells=(CellRecord(name="NPO+GD/forget05", method="NPO+GD", forget_set="forget05", num_trials=2),),
+        objectives=(ObjectiveRecord(metric="model_utility", direction="maximize", worst=0),),
+    )  # fmt: skip
+    log, out = SweepLog(header), io.StringIO()
+    console = Console(file=out, force_terminal=True, width=150, color_system=None)
+
+    def ran(key, number, value, confirms=None):
+        method = (confirms or key).partition("/")[0]
+        values = dict(key=key, method=method, forget_set="forget05", number=number, params={}, config={})
+        yield TrialStarted(**values, confirms=confirms)
+        yield TrialFinished(key=key, state=TrialState.COMPLETE, objectives=(value,))
+
+    shown = []
+    with Progress(log, console) as progress:
+        for records in (
+            ran("before/forget05", None, 0.9), ran(KEY, 0, 0.25), ran("NPO+GD/forget05/t001", 1, 0.5),
+            ran("confirm/before/forget05", None, 0.9, "before/forget05"),
+        ):  # fmt: skip
+            for record in records:
+                log.add(record)
+                progress(record)
+            with console.capture() as captured:
+                console.print(progress._render())
+            shown.append(captured.get())
+    assert "1/3 trials  " in shown[0]
+    assert "2/3 trials and, as the fronts stand, 4 runs to confirm them" in shown[1]
+    assert "3/7 trials  " in shown[2] and "4/7 trials  " in shown[3]
+    assert "[2/3]" in out.getvalue() and "[4/7] confirm/before/forget05" in out.getvalue()

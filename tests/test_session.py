@@ -148,3 +148,43 @@ def test_a_retain_model_comes_with_its_forget_set_only(tofu_folder, place):
     assert set(resume(tofu_folder, *more)[0].model.retain_models) == {"forget01"}
     with pytest.raises(ConfigError, match="^model: cannot change when a sweep is resumed"):
         resume(tofu_folder, f"model.retain_models.forget05={place / 'target'}")
+
+
+@pytest.fixture
+def held_out_folder(place, tmp_path):
+    """A sweep that was just started and leaves half of the questions for later."""
+    overrides = [f"storage={tmp_path}", f"model.target={place / 'target'}", "model.retain_models={}", "confirm.seeds=2",
+                 f"evaluation.entailment={place / 'judge'}"]  # fmt: skip
+    sweep = load_config("quickstart", overrides)
+    journal = Journal(tmp_path / "sweep" / "journal")
+    journal.append(
+        SweepStarted(
+            name=sweep.name, seed=42, config=sweep.model_dump(mode="json"), cells=(), objectives=(), lookahead=1,
+            versions={}, command="",
+        )
+    )  # fmt: skip
+    journal.close()
+    return tmp_path / "sweep"
+
+
+def test_finalists_may_get_more_seeds(held_out_folder):
+    assert resume(held_out_folder, "confirm.seeds=4", "confirm.held_out=0.5")[0].confirm.share == 0.5
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("confirm.seeds=1", r"confirm.seeds: can only go up when a sweep is resumed \(it was 2, now 1\)"),
+        ("confirm.held_out=0.4", "confirm.held_out: .* was scored on all but 0.5 of the questions"),
+        ("confirm.seeds=0", r"confirm.held_out: cannot change when a sweep is resumed \(it was 0.5, now None\)"),
+    ],
+)
+def test_what_the_search_has_seen_stays_what_it_was(held_out_folder, override, words):
+    with pytest.raises(ConfigError, match=f"^{words}"):
+        resume(held_out_folder, override)
+
+
+def test_a_search_that_asked_everything_cannot_be_confirmed(sweep_folder):
+    words = "was scored on all questions, and what it has seen confirms nothing; start a new sweep, or leave confirm"
+    with pytest.raises(ConfigError, match=f"^confirm.held_out: .*{words}"):
+        resume(sweep_folder, "confirm.held_out=0.5")

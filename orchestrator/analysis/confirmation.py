@@ -135,7 +135,7 @@ def _compared(sweep: SweepSummary, tables: Iterable[ConfirmationTable]) -> str:
 
 def _in_words(shift: float, direction: Direction) -> str:
     if not round(shift, 3):
-        return "no other"
+        return "no different"
     return f"{score(abs(shift))} {'worse' if worse(shift, direction) else 'better'}"
 
 

@@ -82,10 +82,11 @@ def test_the_search_counts_none_of_it(tmp_path):
 
 def test_where_the_search_flattered_itself_in_words(tmp_path):
     assert in_words(summary_of(tmp_path, confirmed())) == (
-        "With fresh seeds and on questions that the search never asked, model utility is 0.075 worse and forget efficacy "
-        "is 0.100 worse than it said of the 4 finalists on average: the search flattered itself in model utility and "
-        "forget efficacy. Of the model before unlearning, which was not selected, model utility is 0.020 worse and "
-        "forget efficacy is no other on these questions than on those. 1 of 4 finalists leaves their method's front."
+        "With fresh seeds and on questions that the search never asked, model utility is 0.075 worse and forget "
+        "efficacy is 0.100 worse than it said of the 4 finalists on average: the search flattered itself in model "
+        "utility and forget efficacy. Of the model before unlearning, which was not selected, model utility is 0.020 "
+        "worse and forget efficacy is no different on these questions than on those. 1 of 4 finalists leaves their "
+        "method's front."
     )
 
 
