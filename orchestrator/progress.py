@@ -29,7 +29,7 @@ class Progress:
     _live: Live | None = None
 
     def __enter__(self) -> "Progress":
-        self._num_first = self._num_planned()
+        self._num_first, self._num_seeds = self._num_planned(), num_seeds(self.log.header)
         self._num_before = sum(trial.finished is not None for trial in self.log.trials.values())
         if self.console.is_terminal:
             self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=2, transient=True)
@@ -69,14 +69,16 @@ class Progress:
     @property
     def _num_confirming(self) -> int:
         """Runs that confirm the fronts as they stand."""
-        seeds = num_seeds(self.log.header)
-        return len(confirmation_runs(self.log, seeds)) if seeds else 0
+        return len(confirmation_runs(self.log, self._num_seeds)) if self._num_seeds else 0
 
     @property
     def _planned(self) -> int:
         """What is to run in all; confirmation runs once the search is over, as the fronts may change until then."""
-        over = sum(trial.finished is not None for trial in self.log.searched()) >= self.log.header.num_trials
-        return self._num_first + (self._num_confirming if over else 0)
+        return self._num_first + (self._num_confirming if self._num_seeds and self._is_searched else 0)
+
+    @property
+    def _is_searched(self) -> bool:
+        return sum(trial.finished is not None for trial in self.log.searched()) >= self.log.header.num_trials
 
     @property
     def _done(self) -> int:

@@ -186,7 +186,7 @@ def dry_run(sweep: SweepConfig, console: Console, cluster: str | None = None) ->
     if cluster is not None:
         console.print(f"where its nodes come when they are asked for: resources.max_workers={plan.room_for_workers}")
     console.print(f"disk: {preflight.estimate_disk(sweep)}")
-    besides = ", and so are confirmation runs" if sweep.confirm.seeds else ""
+    besides = "; confirmation runs come on top" if sweep.confirm.seeds else ""
     console.print(f"time: {estimate_cost(sweep, plan, _num_trials(sweep))}{besides}")
     console.print("sampled trials:")
     for key, params in sample_trials(sweep, 3).items():

@@ -1,15 +1,18 @@
 """What is checked and estimated before anything starts."""
 
+import json
 import re
+from itertools import count
 
 import pytest
 from safetensors.numpy import load_file
 
 from orchestrator import preflight
 from orchestrator.load_config import ConfigError, load_config
-from orchestrator.scenarios.base import EvaluationSet, QARow, SetKind, Task
+from orchestrator.scenarios.base import DataError, EvaluationSet, QARow, SetKind, Task
+from orchestrator.scenarios.held_out import is_held_out
 from orchestrator.worker.template import load_tokenizer, template_for
-from tests.ray import tiny
+from tests.ray import folders, tiny
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +167,29 @@ def test_downstream_tasks_are_known_before_anything_starts(target, tmp_path):
     asked = sweep(target, folder, "evaluation.downstream=[facts]", "objectives=[model_utility,downstream/facts]")
     with pytest.raises(ConfigError, match="^objectives: downstream/facts is scored by mcc"):
         preflight.check_downstream_tasks(asked)
+
+
+def test_a_set_that_is_too_small_to_split_is_refused(target, tmp_path):
+    config = small(target, tmp_path, "scenario.num_authors=10", "confirm.held_out=0.1")
+    with pytest.raises(DataError, match="^confirm.held_out=0.1: the 10 forget questions of forget10 fall into 10 to"):
+        preflight.check(config)
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_questions_of_both_parts_must_leave_room_for_an_answer(target, tmp_path, monkeypatch, held_out):
+    monkeypatch.setattr(folders, "NAMES", tuple(f"Ada the {number}th" for number in range(20)))
+    data = folders.write_tofu(tmp_path / "data")
+    texts = (f"Where is {'very ' * 90}far {number}?" for number in count())
+    long = next(text for text in texts if is_held_out(QARow(text, ""), 0.5) == held_out)
+    with (data / "world_facts_perturbed.json").open("a") as facts:
+        facts.write(json.dumps({"question": long, "answer": "Here.", "perturbed_answer": ["There."]}) + "\n")
+    config = load_config(
+        "tofu_search",
+        [
+            f"storage={tmp_path}", f"scenario.source={data}", f"model.target={target}", "methods=[GA]",
+            "forget_sets=[forget05]", "train.batch_size=8", "train.convention=masked", "resources.gpus_per_worker=0",
+            f"evaluation.entailment={target.parent / 'judge'}", "confirm.seeds=2", "evaluation.max_length=150",
+        ],
+    )  # fmt: skip
+    with pytest.raises(DataError, match="^evaluation.max_length: evaluation set facts row .*: question of"):
+        preflight.check(config)
