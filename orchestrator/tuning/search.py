@@ -166,7 +166,7 @@ class Search:
             finished={key: trial for key, trial in log.trials.items() if trial.finished and not _again(trial)},
             recorder=self.recorder,
             budget=self._budget,
-            confirm=self._confirmations,
+            confirm=self._confirmations if self.sweep.confirm.seeds else None,
             slot={
                 "sweep": self.storage.local.name,
                 "num_workers": plan.workers_per_slot,
@@ -253,7 +253,7 @@ class Search:
 
     def _confirmations(self) -> list[Confirmation]:
         """What confirms the fronts as they stand; Forget Quality compares with the retain model's held-out answers."""
-        runs = confirmation_runs(self.recorder.log, self.sweep.confirm.seeds) if self.sweep.confirm.seeds else []
+        runs = confirmation_runs(self.recorder.log, self.sweep.confirm.seeds)
         baselines = {run.key for run in runs if run.number is None}
         found = []
         for run in runs:
