@@ -5,7 +5,9 @@ model, and can stand wherever a model folder can.
 """
 
 import errno
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,7 +42,7 @@ def load_model(config: ModelConfig, device: torch.device, lora: LoraConfig | Non
     with config.trust_remote_code. ValueError: the adapters do not fit their base model, or `lora` does not fit them.
     """
     folder = Path(config.target)
-    adapter = _adapter_config(folder) if (folder / _ADAPTER_CONFIG).is_file() else None
+    adapter = _adapter_config(folder) if is_adapter_folder(folder) else None
     settings = {
         "dtype": compute_dtype(config.dtype, device),
         "attn_implementation": config.attention,
@@ -56,17 +58,41 @@ def load_model(config: ModelConfig, device: torch.device, lora: LoraConfig | Non
     return _with_adapters_of(base, folder, adapter, lora).train()
 
 
-def export_merged(adapter_folder: Path, out: Path, *, trust_remote_code: bool = False) -> None:
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """How adapters became part of the weights: summed in float32, then rounded once to `dtype`, the base's own type.
+
+    `rounding`: norm of what that changes in the adapted layers, as a share of the norm of what the adapters add; 0 in
+    float32.
+    """
+
+    dtype: str
+    rounding: float
+
+
+def export_merged(adapter_folder: Path, out: Path, *, trust_remote_code: bool = False) -> Merge:
     """Write base model and adapters as one plain model folder, in the base's own type; computed on the CPU.
 
     ValueError: the folder has no adapters, or their base model is not where they say.
     """
-    if not (adapter_folder / _ADAPTER_CONFIG).is_file():
+    if not is_adapter_folder(adapter_folder):
         raise ValueError(f"{adapter_folder} has no adapters: there is no {_ADAPTER_CONFIG}")
     adapter = _adapter_config(adapter_folder)
     base = _load_base(adapter, adapter_folder, {"dtype": "auto", "trust_remote_code": trust_remote_code})
-    merged = _with_adapters_of(base, adapter_folder, adapter).merge_and_unload()
-    save_model(merged, load_tokenizer(str(adapter_folder), trust_remote_code=trust_remote_code), out)
+    model = _with_adapters_of(base, adapter_folder, adapter)
+    merge = Merge(str(base.dtype).removeprefix("torch."), _rounding(model))
+    save_model(model.merge_and_unload(), load_tokenizer(str(adapter_folder), trust_remote_code=trust_remote_code), out)
+    return merge
+
+
+def is_adapter_folder(folder: Path) -> bool:
+    """Whether a folder holds adapters and not a model."""
+    return (folder / _ADAPTER_CONFIG).is_file()
+
+
+def base_of(adapter_folder: Path) -> str:
+    """Folder or hub name of the model that adapters belong to. ValueError: none, or a folder where no model is."""
+    return _base_of(_adapter_config(adapter_folder), adapter_folder)
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -144,18 +170,26 @@ def _load_plain(target: str, settings: dict[str, Any]) -> Any:
 
 
 def _load_base(adapter: Any, folder: Path, settings: dict[str, Any]) -> Any:
-    base = adapter.base_model_name_or_path
-    what = f"base_model_name_or_path in {folder / _ADAPTER_CONFIG} is {base!r}"
+    base = _base_of(adapter, folder)
+    try:
+        return _load_plain(base, settings)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{_base_entry(adapter, folder)}, which cannot be loaded: {error}") from error
+
+
+def _base_entry(adapter: Any, folder: Path) -> str:
+    return f"base_model_name_or_path in {folder / _ADAPTER_CONFIG} is {adapter.base_model_name_or_path!r}"
+
+
+def _base_of(adapter: Any, folder: Path) -> str:
+    base, what = adapter.base_model_name_or_path, _base_entry(adapter, folder)
     if not base:
         raise ValueError(f"{what}; write the folder (absolute) or hub name of the base model")
     if not Path(base).is_absolute() and (base.startswith(".") or Path(base).exists() or (folder / base).exists()):
         raise ValueError(f"{what}, a relative path; write the absolute one")
     if Path(base).is_absolute() and not (Path(base) / "config.json").is_file():
         raise ValueError(f"{what}, where no model is; move it there or correct the path")
-    try:
-        return _load_plain(base, settings)
-    except OSError as error:
-        raise ValueError(f"{what}, which cannot be loaded: {error}") from error
+    return str(base)
 
 
 def _adapter_config(folder: Path) -> Any:
@@ -196,6 +230,22 @@ def _with_adapters_of(base: Any, folder: Path, adapter: Any, lora: LoraConfig | 
     if any(isinstance(end, LoraLayer) for end in ends):
         raise ValueError(f"{folder} has adapters on embeddings or on the output head, which is not supported")
     return wrapped
+
+
+@torch.no_grad()
+def _rounding(model: Any) -> float:
+    """See Merge; of a model whose adapters, in float32, are not merged yet."""
+    from peft.tuners.lora import LoraLayer  # noqa: PLC0415
+
+    lost = added = 0.0
+    layers: list[Any] = [part for part in model.modules() if isinstance(part, LoraLayer)]
+    for layer in layers:
+        weight, (adapter,) = layer.get_base_layer().weight, layer.active_adapters
+        change = layer.get_delta_weight(adapter)
+        exact = weight.float() + change
+        lost += float((exact.to(weight.dtype) - exact).square().sum())
+        added += float(change.square().sum())
+    return math.sqrt(lost / added) if added else 0.0
 
 
 def _target_layers(model: Any, lora: LoraConfig) -> set[str]:

@@ -15,6 +15,7 @@ from orchestrator.worker.batches import collate
 from orchestrator.worker.generate import generate
 from orchestrator.worker.model import (
     _PLAIN_HEADS,
+    Merge,
     Policy,
     compute_dtype,
     export_merged,
@@ -244,15 +245,25 @@ def test_an_export_is_a_plain_model_that_says_the_same(family, tmp_path):
 def test_an_export_has_the_bases_type_and_is_rounded_once(family, tmp_path):
     base = base_model(tmp_path / "base", family, torch.bfloat16)
     trained_adapters(base, tmp_path / "adapters")
-    export_merged(tmp_path / "adapters", tmp_path / "out")
+    merge = export_merged(tmp_path / "adapters", tmp_path / "out")
     exported = dict(AutoModelForCausalLM.from_pretrained(tmp_path / "out").named_parameters())
     before = dict(load_model(target(base), CPU).named_parameters())
+    lost = added = 0.0
     for name, exact in load_model(target(tmp_path / "adapters"), CPU).named_parameters():
         assert exact.dtype is torch.float32
         assert exported[name].dtype is torch.bfloat16
         assert torch.equal(exported[name], exact.bfloat16())
         last = name.split(".")[-2]
         assert torch.equal(exact, before[name]) is (last not in LINEAR.get(family, LINEAR["llama"]) or "bias" in name)
+        lost += float((exported[name] - exact).square().sum())
+        added += float((exact - before[name]).square().sum())
+    assert merge.dtype == "bfloat16"
+    assert merge.rounding == pytest.approx((lost / added) ** 0.5, rel=1e-3) and 1e-4 < merge.rounding < 0.1
+
+
+def test_an_export_in_float32_loses_nothing(tmp_path):
+    trained_adapters(base_model(tmp_path / "base"), tmp_path / "adapters")
+    assert export_merged(tmp_path / "adapters", tmp_path / "out") == Merge("float32", 0.0)
 
 
 def test_adapters_answer_as_their_export_does(tmp_path):
