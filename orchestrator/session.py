@@ -218,6 +218,11 @@ def _resume_command(storage: Storage) -> str:
     return f"{sys.executable} -m orchestrator.sweep --resume {shlex.quote(str(storage))}"
 
 
+def _export_command(storage: Storage, key: str) -> str:
+    place = shlex.quote(join(str(storage), f"trials/{key}"))
+    return f"{sys.executable} -m orchestrator.export {place} DEST"
+
+
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
@@ -290,13 +295,17 @@ def _conclude(study: Study, log: SweepLog, pump: Pump[Any], console: Console) ->
     folder = study.folder
     report = write_report(log, folder / REPORT)
     _publish_report(study.storage, console)
-    fronts = {trial.key for group in summarize(log).forget_sets for trial in group.front}
+    summary = summarize(log)
+    fronts = {trial.key for group in summary.forget_sets for trial in group.front}
     pages: list[str] = []
     pump.then(lambda view: view.mark_front(fronts))
     pump.then(lambda view: view.log_report(report))
     pump.then(lambda view: pages.append(view.write_page()))
     console.print(render_summary(log))
     console.print(f"\nreport   {report}")
+    knees = [cell.knee for group in summary.forget_sets for cell in group.ranking if cell.knee]
+    if kept := [knee.key for knee in knees if knee.checkpoint]:
+        console.print(f"export   {_export_command(study.storage, kept[0])}")
     left = pump.close(_CLOSE_SECONDS)
     uri = study.sweep.tracking_uri
     if left:

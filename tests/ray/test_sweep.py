@@ -1,6 +1,7 @@
 """A whole sweep with real Ray, DeepSpeed and MLflow: what it leaves behind, and that it can be repeated and resumed."""
 
 import hashlib
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -11,10 +12,14 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from orchestrator.tracking.checkpoints import cell_front
 from orchestrator.tracking.journal import TrialState
 from orchestrator.tracking.sweep_log import load_sweep
+from orchestrator.worker.batches import Encoder
+from orchestrator.worker.generate import generate
+from orchestrator.worker.template import TEMPLATES, load_tokenizer
 from tests.ray import tiny
 
 pytestmark = pytest.mark.ray
@@ -79,6 +84,22 @@ def test_mlflow_holds_the_same_numbers(slot_sweep):
         query = "select name, key, value from runs join latest_metrics using (run_uuid) where key = 'model_utility'"
         found = {name: value for name, _, value in store.execute(query)}
     assert found == {key: pytest.approx(trial.finished.metrics["model_utility"]) for key, trial in log.trials.items()}
+
+
+def test_the_printed_command_exports_a_trial_that_answers_as_it_was_scored(slot_sweep, tmp_path):
+    done, folder = slot_sweep
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("export   ")]
+    command = shlex.split(line.removeprefix("export   "))
+    key = command[3].removeprefix(f"{folder}/trials/")
+    command[-1] = str(tmp_path / "forgot")
+    exported = subprocess.run(
+        command, cwd=tiny.ROOT, env=tiny.environment(), capture_output=True, text=True, check=False
+    )
+    assert exported.returncode == 0, exported.stderr
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "forgot")
+    encoder = Encoder(load_tokenizer(command[-1]), TEMPLATES["llama2-chat"], 80)
+    said = {row["question"]: row["generation"] for row in tiny.scores(folder, key)}
+    assert generate(model, encoder, list(said), batch_size=len(said)) == list(said.values())
 
 
 def test_terminal_says_where_everything_is(slot_sweep):
