@@ -203,7 +203,8 @@ def test_the_card_says_what_was_forgotten_how_and_with_what_scores(place, tmp_pa
     assert results == {name: metrics[name] for name in ("model_utility", "forget_efficacy")}
     for expected in (
         "`GA+GD` made this model forget `forget01`", f"trial `{FULL}`", "scenario: `tofu`", "source: a folder `tofu`",
-        "forget set: `forget01`: 8 rows\n", "start: a folder `target`", "6 optimizer steps, seed 42", "`masked`",
+        "forget set: `forget01`: 8 rows\n", "start: a folder `target`", "6 optimizer steps, seed 42, on CPUs",
+        "`masked`",
         "| `train.learning_rate` | `0.005` | searched |", "| `method.retain_weight` | `1.0` |  |", "`torch 2.13.0`",
         "all-MiniLM-L6-v2", "come from 32 questions and one seed", "8 of `forget`",
         "one of 2 complete trials of `GA+GD` on `forget01`, and of 3 of all methods", "no guarantee against extraction",

@@ -149,10 +149,11 @@ def _forgotten(promoted: PromotedTrial, findings: Findings) -> str:
 def _how(promoted: PromotedTrial, findings: Findings) -> str:
     config, started = promoted.config, promoted.trial.started
     names = ", ".join(code(f"{package} {version}") for package, version in promoted.header.versions.items())
+    where = f"{started.gpus:g} GPUs" if started.gpus else "CPUs"
     how = _listed(
         {
             "method": f"{code(started.method)}, as arXiv 2410.08109 names it",
-            "steps": f"{len(promoted.trial.steps)} optimizer steps, seed {config.seed}",
+            "steps": f"{len(promoted.trial.steps)} optimizer steps, seed {config.seed}, on {where}",
             "convention": f"{code(config.train.convention)}: {_CONVENTIONS[config.train.convention]}",
             "weights": findings.weights,
             "versions": names or "not recorded",
