@@ -47,8 +47,7 @@ def log_evaluation(uri: str, experiment: str, run: EvaluationRun) -> str:
             client.log_artifact(run_id, str(path))
         client.set_terminated(run_id, "FINISHED", end)
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        status = error.get_http_status_code() if isinstance(error, MlflowException) else None
-        raise tracking_error(error, uri, status) from None
+        raise tracking_error(error, uri) from None
     return f"#/experiments/{experiment_id}/runs/{run_id}"
 
 

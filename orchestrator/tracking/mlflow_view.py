@@ -162,8 +162,7 @@ class MlflowView:
             yield self._client
         except (MlflowException, SQLAlchemyError, OSError) as error:
             self._experiment = None
-            status = error.get_http_status_code() if isinstance(error, MlflowException) else None
-            raise tracking_error(error, self._uri, status) from None
+            raise tracking_error(error, self._uri) from None
 
     def _first_header(self) -> SweepStarted:
         first = next(read_records(self._sweep_dir / "journal"), None)

@@ -58,8 +58,9 @@ def redact_argument(text: str) -> str:
     return redact_uri(re.sub(r"(?<!sqlite)(?<!file)://\S*@", "://***@", text))
 
 
-def tracking_error(error: Exception, uri: str, status: int | None) -> TrackingError:
-    """The error without credentials, and what to do where the HTTP `status` says that the user is not let in."""
+def tracking_error(error: Exception, uri: str) -> TrackingError:
+    """The error without credentials, and what to do where MLflow's says that the user is not let in."""
+    status = getattr(error, "get_http_status_code", lambda: None)()
     shown = redact_uri(uri)
     message = f"MLflow at {shown}: {redact_uri(str(error).replace(uri, shown))}"
     return TrackingError(f"{message}; {_REMEDIES[status]}" if status in _REMEDIES else message)

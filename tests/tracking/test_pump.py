@@ -5,6 +5,8 @@ import threading
 from collections.abc import Sequence
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, PERMISSION_DENIED, UNAUTHENTICATED
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -180,11 +182,18 @@ def test_a_query_is_hidden_in_an_address_without_its_server_too():
 
 
 @pytest.mark.parametrize(
-    ("status", "remedy"), [(401, "MLFLOW_TRACKING_PASSWORD"), (403, "MANAGE"), (500, None), (None, None)]
+    ("code", "remedy"),
+    [
+        (UNAUTHENTICATED, "MLFLOW_TRACKING_PASSWORD"),
+        (PERMISSION_DENIED, "MANAGE"),
+        (INTERNAL_ERROR, None),
+        (None, None),
+    ],
 )
-def test_a_server_that_lets_nobody_in_is_named_with_the_remedy(status, remedy):
+def test_a_server_that_lets_nobody_in_is_named_with_the_remedy(code, remedy):
     uri = "http://anna:pw@host"
-    message = str(tracking_error(RuntimeError(f"{uri}/api said no"), uri, status))
+    said = f"{uri}/api said no"
+    message = str(tracking_error(RuntimeError(said) if code is None else MlflowException(said, code), uri))
     said = "MLflow at http://***@host: http://***@host/api said no"
     assert message == said if remedy is None else message.startswith(f"{said}; ") and remedy in message
 
