@@ -5,10 +5,10 @@ import threading
 from collections.abc import Sequence
 
 import pytest
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, PERMISSION_DENIED, UNAUTHENTICATED
 from hypothesis import given
 from hypothesis import strategies as st
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, PERMISSION_DENIED, UNAUTHENTICATED
 
 from orchestrator.tracking import pump as pump_module
 from orchestrator.tracking.journal import CheckpointDeleted, Record
