@@ -24,10 +24,10 @@ _CLIENT_ENV = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 _REMEDIES = {
-    401: "the server does not take this user and password; give them as MLFLOW_TRACKING_USERNAME and "
+    "UNAUTHENTICATED": "the server does not take this user and password; give them as MLFLOW_TRACKING_USERNAME and "
     "MLFLOW_TRACKING_PASSWORD",
-    403: "this user needs MANAGE on the experiment, given by its owner or an administrator, and the server's "
-    "--allowed-hosts must name this address",
+    "PERMISSION_DENIED": "this user needs MANAGE on the experiment, given by its owner or an administrator, and the "
+    "server's --allowed-hosts must name this address",
 }
 _log = logging.getLogger(__name__)
 
@@ -59,11 +59,11 @@ def redact_argument(text: str) -> str:
 
 
 def tracking_error(error: Exception, uri: str) -> TrackingError:
-    """The error without credentials, and what to do where MLflow's says that the user is not let in."""
-    status = getattr(error, "get_http_status_code", lambda: None)()
+    """The error without credentials, and what to do where MLflow's code says that the user is not let in."""
+    code = getattr(error, "error_code", None)
     shown = redact_uri(uri)
     message = f"MLflow at {shown}: {redact_uri(str(error).replace(uri, shown))}"
-    return TrackingError(f"{message}; {_REMEDIES[status]}" if status in _REMEDIES else message)
+    return TrackingError(f"{message}; {_REMEDIES[code]}" if code in _REMEDIES else message)
 
 
 def set_client_env() -> None:
