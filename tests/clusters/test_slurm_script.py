@@ -29,9 +29,9 @@ PROGRAMS = {
             -m*) ;;
             *) cat > /dev/null; echo "waited for $2 nodes at $RAY_ADDRESS" >> "$LOG"; exit 0 ;;
         esac
+        trap 'echo "sweep closed" >> "$LOG"; exit 130' TERM
         echo "sweep $*" >> "$LOG"
         [ "$FAKE_SWEEP" = ends ] && exit 1
-        trap 'echo "sweep closed" >> "$LOG"; exit 130' TERM
         while true; do sleep 0.1; done
     """,
     "srun": """
@@ -84,9 +84,9 @@ def lines(tmp_path):
     return log.read_text().splitlines() if log.exists() else []
 
 
-def wait_for(tmp_path, words):
-    deadline = time.monotonic() + 30
-    while not any(line.startswith(words) for line in lines(tmp_path)):
+def wait_for(tmp_path, words, number=1):
+    deadline = time.monotonic() + 120
+    while sum(line.startswith(words) for line in lines(tmp_path)) < number:
         assert time.monotonic() < deadline, lines(tmp_path)
         time.sleep(0.05)
 
@@ -104,8 +104,9 @@ def left_of(process):
 def test_term_closes_the_sweep_and_queues_the_job_again(job, tmp_path):
     process = job()
     wait_for(tmp_path, "sweep ")
+    wait_for(tmp_path, "ray start", 2)
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=120)
     assert process.returncode == 0, out
     said = lines(tmp_path)
     job_id = f"test{os.getpid()}"
@@ -125,7 +126,7 @@ def test_term_closes_the_sweep_and_queues_the_job_again(job, tmp_path):
     assert (token.stat().st_mode & 0o777, len(token.read_text())) == (0o600, 64)
     assert said[0].startswith(f"pulled pull {tmp_path / 'lethe.sif'} docker://ghcr.io/lethe-unlearning/lethe:")
     assert token.read_text() not in "\n".join([out, *said])
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while left_of(process) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert left_of(process) == []
@@ -134,7 +135,7 @@ def test_term_closes_the_sweep_and_queues_the_job_again(job, tmp_path):
 
 def test_a_sweep_that_ends_ends_the_job_with_its_code_and_is_not_repeated(job, tmp_path):
     process = job(nodes=1, FAKE_SWEEP="ends")
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=120)
     assert process.returncode == 1, out
     assert len([line for line in lines(tmp_path) if line.startswith("ray start")]) == 1
     assert not [line for line in lines(tmp_path) if line.startswith("scontrol")]
@@ -143,6 +144,6 @@ def test_a_sweep_that_ends_ends_the_job_with_its_code_and_is_not_repeated(job, t
 
 def test_two_jobs_get_ports_of_their_own(job, tmp_path):
     for _ in range(2):
-        job(nodes=1, FAKE_SWEEP="ends").communicate(timeout=30)
+        job(nodes=1, FAKE_SWEEP="ends").communicate(timeout=120)
     first, second = [line.split("--port=")[1].split()[0] for line in lines(tmp_path) if line.startswith("ray start")]
     assert first != second
