@@ -184,7 +184,10 @@ class Search:
 
     def _budget(self) -> str | None:
         """Why no trial may begin any more."""
-        limits, (seconds, gpu_seconds) = self.sweep.resources, self.recorder.log.spent(time.time())
+        limits = self.sweep.resources
+        if limits.max_hours is None and limits.max_gpu_hours is None:  # what runs is not looked through for nothing
+            return None
+        seconds, gpu_seconds = self.recorder.log.spent(time.time())
         if limits.max_hours is not None and seconds >= 3600 * limits.max_hours:
             return f"resources.max_hours={limits.max_hours:g}"
         if limits.max_gpu_hours is not None and gpu_seconds >= 3600 * limits.max_gpu_hours:

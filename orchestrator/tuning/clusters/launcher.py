@@ -12,8 +12,8 @@ from orchestrator.tuning.clusters.machines import MACHINES, NODE_KEYS, PLACES, P
 from orchestrator.tuning.spot import on_demand
 
 TOKEN = "~/.ray/auth_token"
-# GiB: of a slot on the head (its trainable was measured at 0.2), and of Ray, autoscaler, driver and MLflow beside them.
-SLOT_GIB, HEAD_GIB = 1, 6
+# GiB on the head: of a slot's processes (docs/scale.md), and of Ray, autoscaler, driver and MLflow beside them.
+SLOT_GIB, HEAD_GIB = 1.25, 6
 _LONGEST_IDLE_MINUTES = 60
 
 
@@ -152,7 +152,7 @@ def head_size(file: ClusterFile) -> Iterator[str]:
         return
     needed = HEAD_GIB + SLOT_GIB * slots
     if memory is not None and memory < needed:
-        need = f"{slots} slots need {HEAD_GIB} + {slots} x {SLOT_GIB} = {needed}"
+        need = f"{slots} slots need {HEAD_GIB} + {slots} x {SLOT_GIB} = {needed:g}"
         yield f"the head has {memory} GiB, but {need}; take a larger head"
     if memory is None and _cloud(file.document) == "local":
         yield "metadata.head.memory_gib is missing; say how much memory the head has"

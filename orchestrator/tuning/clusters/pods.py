@@ -71,7 +71,7 @@ def head_size(file: ClusterFile) -> Iterator[str]:
         return
     memory, needed = float(limit.removesuffix(unit)) * _GIB[unit], HEAD_GIB + SLOT_GIB * slots
     if memory < needed:
-        need = f"{slots} slots need {HEAD_GIB} + {slots} x {SLOT_GIB} = {needed}"
+        need = f"{slots} slots need {HEAD_GIB} + {slots} x {SLOT_GIB} = {needed:g}"
         yield f"the head has {memory:g} GiB, but {need}; raise its limit"
 
 
