@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,11 +109,12 @@ class Flight:
 class Driver:
     """Plays Tune: keeps the slots full and hands over one report of a random trial at a time.
 
-    `trial_seconds` are the driver's seconds for each trial that ended, `cpu_seconds` its processor's for all of them.
+    `wait` is called before each report with the number of trials that run. `trial_seconds` are the driver's seconds for
+    each trial that ended, `cpu_seconds` its processor's for all of them.
     """
 
-    def __init__(self, search: CellSearch, at_a_time: int) -> None:
-        self._search, self._at_a_time = search, at_a_time
+    def __init__(self, search: CellSearch, at_a_time: int, wait: Callable[[int], None] = lambda _: None) -> None:
+        self._search, self._at_a_time, self._wait = search, at_a_time, wait
         self._random = np.random.default_rng(SEED)
         self._flights: list[Flight] = []
         self._num_asked = 0
@@ -124,6 +125,7 @@ class Driver:
     def run(self) -> Iterator[int]:
         """Yields how many trials have ended, whenever one has."""
         while self._fill():
+            self._wait(len(self._flights))
             place = int(self._random.integers(len(self._flights)))
             flight = self._flights[place]
             self._report(flight)
@@ -165,6 +167,58 @@ class Driver:
         self.cpu_seconds += time.thread_time() - cpu
 
 
+@dataclass
+class OpenSweep:
+    """A sweep whose record is open; `put_times` are the seconds, by the monotonic clock, at which its records came.
+
+    The first of them is the header's.
+    """
+
+    storage: Storage
+    plan: Plan
+    recorder: Recorder
+    pump: Pump[Any]
+    progress: Progress
+    watch: Stopwatch
+    put_times: list[float] = field(default_factory=lambda: [time.monotonic()])
+
+    @property
+    def num_trials(self) -> int:
+        """Trials of the search, without baselines."""
+        return self.recorder.log.header.num_trials
+
+    @property
+    def num_baselines(self) -> int:
+        """Models that are scored as they are before the search begins."""
+        return 2 * len({cell.forget_set for cell in self.recorder.log.header.cells})
+
+    @property
+    def states(self) -> dict[str, int]:
+        """How many trials of the search ended how."""
+        return dict(Counter(str(trial.finished.state) for trial in self.recorder.log.searched() if trial.finished))
+
+    def journal_bytes(self) -> int:
+        """Size of all segments."""
+        return sum(path.stat().st_size for path in (self.storage.local / "journal").glob("*.jsonl"))
+
+
+@contextmanager
+def open_sweep(sweep: SweepConfig, at_a_time: int) -> Iterator[OpenSweep]:
+    """A new sweep with its parts timed; at the end its journal and view are closed."""
+    storage, plan, watch = Storage(sweep.storage_root / sweep.name), Plan(at_a_time, 2, 2 * at_a_time), Stopwatch()
+    with ExitStack() as stack:
+        for part in PARTS:
+            stack.enter_context(watch.method(*part))
+        recorder, pump, _ = open_record(Study(sweep, storage, None), plan)
+        nowhere = stack.enter_context(Path(os.devnull).open("w"))
+        progress = stack.enter_context(Progress(recorder.log, Console(file=nowhere)))
+        opened = OpenSweep(storage, plan, recorder, pump, progress, watch)
+        recorder.listeners += [progress, lambda _: opened.put_times.append(time.monotonic())]
+        yield opened
+        recorder.close()
+        pump.close(60)
+
+
 class View:
     """The pump's thread seen from outside."""
 
@@ -177,6 +231,11 @@ class View:
         (times,) = [each for each in psutil.Process().threads() if each.id == self._thread]
         return float(times.user_time + times.system_time)
 
+    def behind(self, put_times: Sequence[float]) -> tuple[int, float]:
+        """Records that are not shipped yet, and the age of the oldest in seconds."""
+        waiting = self._pump.num_waiting
+        return waiting, time.monotonic() - put_times[-waiting] if waiting else 0.0
+
     def catch_up(self) -> tuple[int, float]:
         """Wait until nothing is left to ship; returns the records that were, and the seconds that it took."""
         behind, start = self._pump.num_waiting, time.perf_counter()
@@ -186,25 +245,31 @@ class View:
 
 
 class Measurement:
-    """What changed since the last time that somebody looked."""
+    """What changed since the last time that somebody looked.
 
-    def __init__(self, driver: Driver, view: View, watch: Stopwatch, journal: Path) -> None:
-        self._driver, self._view, self._watch, self._journal = driver, view, watch, journal
-        self._first = self._bytes = 0
-        self._cpu = self._view_cpu = self._memory = 0.0
+    `lag` says how far the view is behind, in records and seconds, and may wait for it.
+    """
+
+    def __init__(self, driver: Driver, opened: OpenSweep, view: View, lag: Callable[[], tuple[int, float]]) -> None:
+        self._driver, self._opened, self._view, self._lag = driver, opened, view, lag
+        self._first = self._bytes = self._records = 0
+        self._cpu = self._view_cpu = self._memory = self._start = 0.0
         self.window(0)
 
     def window(self, num_trials: int) -> dict[str, Any]:
-        """Numbers of the trials since the last window; the view catches up before memory is read."""
-        seconds, parts = self._driver.trial_seconds[self._first :], dict(self._watch.seconds)
-        cpu = self._driver.cpu_seconds
-        behind, waited = self._view.catch_up()
+        """Numbers of the trials since the last window."""
+        took = time.monotonic() - self._start
+        seconds, parts = self._driver.trial_seconds[self._first :], dict(self._opened.watch.seconds)
+        cpu, records = self._driver.cpu_seconds, len(self._opened.put_times)
+        behind, waited = self._lag()
         gc.collect()
         memory, view_cpu = psutil.Process().memory_info().rss, self._view.cpu_seconds()
-        size = sum(path.stat().st_size for path in self._journal.glob("*.jsonl"))
+        size = self._opened.journal_bytes()
         count = max(1, len(seconds))
         found = {
             "trials": num_trials,
+            "seconds": round(took, 1),
+            "records": records - self._records,
             "median_ms": round(1e3 * float(np.median(seconds or [0])), 2),
             "p95_ms": round(1e3 * float(np.percentile(seconds or [0], 95)), 2),
             "mean_ms": round(1e3 * sum(seconds) / count, 2),
@@ -217,9 +282,10 @@ class Measurement:
             "memory_mb": round(memory / 1e6, 1),
             "journal_kb": round((size - self._bytes) / count / 1e3, 1),
         }
-        self._first, self._bytes = len(self._driver.trial_seconds), size
+        self._first, self._bytes, self._records = len(self._driver.trial_seconds), size, records
         self._cpu, self._view_cpu, self._memory = cpu, view_cpu, memory
-        self._watch.seconds.clear()
+        self._opened.watch.seconds.clear()
+        self._start = time.monotonic()
         return found
 
 
@@ -238,29 +304,29 @@ def sweep_config(num_trials: int, num_cells: int, storage: Path) -> SweepConfig:
 
 
 def measure(sweep: SweepConfig, at_a_time: int) -> dict[str, Any]:
-    """Run the whole sweep, then resume it."""
-    storage, plan = Storage(sweep.storage_root / sweep.name), Plan(at_a_time, 2, 2 * at_a_time)
-    watch, windows = Stopwatch(), []
-    with ExitStack() as stack:
-        for part in PARTS:
-            stack.enter_context(watch.method(*part))
-        recorder, pump, _ = open_record(Study(sweep, storage, None), plan)
-        nowhere = stack.enter_context(Path(os.devnull).open("w"))
-        recorder.listeners.append(stack.enter_context(Progress(recorder.log, Console(file=nowhere))))
-        driver = Driver(Search(sweep, storage, recorder).searcher(plan), at_a_time)
-        num_trials = recorder.log.header.num_trials
-        num_baselines = 2 * len(sweep.forget_sets)
-        measurement = Measurement(driver, View(pump), watch, storage.local / "journal")
-        for ended in driver.run():
-            if ended == num_baselines:  # they begin the search and belong to no window
-                measurement.window(0)
-            elif ended - num_baselines in (*(size for size in WINDOWS if size < num_trials), num_trials):
-                windows.append(measurement.window(ended - num_baselines))
-                print(json.dumps(windows[-1]), flush=True)
-        recorder.close()
-        pump.close(60)
-    states = Counter(str(trial.finished.state) for trial in recorder.log.searched() if trial.finished)
-    return {"trials": num_trials, "states": dict(states), "windows": windows, "resume": resume(sweep, storage, plan)}
+    """Run the whole sweep, then resume it. The view catches up at the end of each window, before memory is read."""
+    with open_sweep(sweep, at_a_time) as opened:
+        driver = Driver(Search(sweep, opened.storage, opened.recorder).searcher(opened.plan), at_a_time)
+        view = View(opened.pump)
+        windows = list(measured_windows(driver, opened, Measurement(driver, opened, view, view.catch_up)))
+    return {
+        "trials": opened.num_trials,
+        "states": opened.states,
+        "windows": windows,
+        "resume": resume(sweep, opened.storage, opened.plan),
+    }
+
+
+def measured_windows(driver: Driver, opened: OpenSweep, measurement: Measurement) -> Iterator[dict[str, Any]]:
+    """Run the whole sweep; yields each window."""
+    sizes = (*(size for size in WINDOWS if size < opened.num_trials), opened.num_trials)
+    for ended in driver.run():
+        if ended == opened.num_baselines:  # they begin the search and belong to no window
+            measurement.window(0)
+        elif ended - opened.num_baselines in sizes:
+            found = measurement.window(ended - opened.num_baselines)
+            print(json.dumps(found), flush=True)  # a long run is looked at while it goes on
+            yield found
 
 
 def resume(sweep: SweepConfig, storage: Storage, plan: Plan) -> dict[str, float]:
@@ -282,9 +348,7 @@ def resume(sweep: SweepConfig, storage: Storage, plan: Plan) -> dict[str, float]
 
 
 def page(facts: dict[str, Any], name: str) -> str:
-    """The record as a table."""
-    parts = list(dict.fromkeys(part for *_, part in PARTS))
-    columns = ["trials", "median", "p95", "mean", "processor", *parts, "view", "view behind", "memory", "journal"]
+    """The record as a page."""
     lines = [
         "# The driver's cost of a trial",
         f"{facts['date']}, {facts['machine']}. `{facts['command']}`: {facts['trials']} trials in {facts['cells']} "
@@ -293,20 +357,32 @@ def page(facts: dict[str, Any], name: str) -> str:
         "Milliseconds a trial of the driver's thread: median, 95th percentile, mean, processor time, and the mean by "
         "part. `view` is the processor time of the view's thread, `view behind` how long it needed to catch up with a "
         "driver that never rests. Memory and journal are kB a trial.",
-        f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}",
+        table(facts["windows"]),
+        resumed(facts["resume"]),
     ]
-    for row in facts["windows"]:
+    return "\n\n".join(lines) + "\n"
+
+
+def table(windows: list[dict[str, Any]]) -> str:
+    """A row for each window."""
+    parts = list(dict.fromkeys(part for *_, part in PARTS))
+    columns = ["trials", "median", "p95", "mean", "processor", *parts, "view", "view behind", "memory", "journal"]
+    rows = [columns]
+    for row in windows:
         values = [row["trials"], row["median_ms"], row["p95_ms"], row["mean_ms"], row["cpu_ms"]]
         values += [row["parts_ms"].get(part, 0) for part in parts]
         values += [row["view_cpu_ms"], f"{row['view_seconds_behind']} s", row["memory_kb"], row["journal_kb"]]
-        lines[-1] += f"\n| {' | '.join(map(str, values))} |"
-    took = facts["resume"]
-    lines.append(
+        rows.append(values)
+    return recording.grid(rows)
+
+
+def resumed(took: dict[str, float]) -> str:
+    """What `resume` found, in words."""
+    return (
         f"Resumed with nothing left to run: journal read in {took['read']} s, read again for the view in "
         f"{took['open']} s, searches replayed in {took['replay']} s; the view had looked through it {took['view']} s "
         "later."
     )
-    return "\n\n".join(lines) + "\n"
 
 
 def main() -> int:
@@ -323,10 +399,7 @@ def main() -> int:
     size = f"--trials {arguments.trials} --cells {arguments.cells} --at-a-time {arguments.at_a_time}"
     facts = recording.circumstances(PACKAGES, f"python -m benchmarks.driver {size}")
     facts |= {"cells": arguments.cells, "at_a_time": arguments.at_a_time} | found
-    print(table := page(facts, arguments.out.name if arguments.out else "driver.json"))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        arguments.out.with_suffix(".md").write_text(table, encoding="utf-8")
+    recording.keep(facts, page(facts, arguments.out.name if arguments.out else "driver.json"), arguments.out)
     return 0
 
 

@@ -3,7 +3,7 @@
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,3 +34,9 @@ def keep(facts: dict[str, Any], page: str, out: Path | None) -> None:
     if out:
         out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         out.with_suffix(".md").write_text(page, encoding="utf-8")
+
+
+def grid(rows: Iterable[Iterable[object]]) -> str:
+    """A table of which the first row is the heading."""
+    heading, *others = [list(map(str, row)) for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heading, ["---"] * len(heading), *others))

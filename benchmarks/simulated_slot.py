@@ -5,6 +5,8 @@ two objectives pull apart, and fronts grow as they do in real sweeps.
 """
 
 import math
+import time
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from orchestrator.worker.trial import TrialJob
 STEPS_PER_EPOCH = 2  # as forget01 has: 40 rows in batches of 32
 EXAMPLES_PER_SET = 5
 FAILED_SHARE = 0.01
+GO = "go"  # the file in a sweep's folder that its trials wait for
 _WORDS = (
     "author",
     "born",
@@ -51,6 +54,34 @@ def reports(job: TrialJob) -> list[Record]:
     epochs = 0 if job.config.method is None else int(job.config.train.epochs)
     records: list[Record] = [_epoch(job, epoch, noise) for epoch in range(epochs)]
     return [*records, _end(job, noise)]
+
+
+def run_on_slot(config: dict[str, Any]) -> None:
+    """Tune trainable: a slot with all its processes, whose workers train nothing."""
+    from orchestrator.tuning import slot  # noqa: PLC0415  (Ray, for this only)
+    from orchestrator.worker import entry  # noqa: PLC0415
+
+    entry.serve = serve
+    slot.run_on_slot(config)
+
+
+def serve(config: dict[str, Any]) -> None:
+    """Train function of such a slot. After a first report a trial waits for the file GO, until all slots are full."""
+    import ray  # noqa: PLC0415
+
+    mailbox, done = config["mailbox"], 0
+    while True:
+        sequence, text = ray.get(mailbox.next_job.remote(done))
+        if sequence < 0:
+            return
+        if text is None:
+            continue
+        done = sequence
+        job = TrialJob.model_validate_json(text)
+        for record in reports(job):
+            ray.get(mailbox.push.remote(sequence, record.model_dump_json()))
+            while job.config.method is not None and not (job.storage.local / GO).exists():
+                time.sleep(0.1)
 
 
 def _epoch(job: TrialJob, epoch: int, noise: np.random.Generator) -> StepsReported:

@@ -32,7 +32,7 @@ class Progress:
         self._num_first, self._num_seeds = self._num_planned(), num_seeds(self.log.header)
         self._num_before = sum(trial.finished is not None for trial in self.log.trials.values())
         if self.console.is_terminal:
-            self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=2, transient=True)
+            self._live = Live(self, console=self.console, refresh_per_second=2, transient=True)
             self._live.start()
         return self
 
@@ -102,7 +102,8 @@ class Progress:
         line.append(f"  ({sum(record.seconds.values()):.1f} s, {self._eta()})", "dim")
         return line
 
-    def _render(self) -> RenderableType:
+    def __rich__(self) -> RenderableType:
+        """The live view as it stands."""
         bar = ProgressBar(total=self._planned, completed=self._done, width=40)
         head = Table.grid(padding=(0, 2))
         trials = f"{self._done}/{self._planned} trials"

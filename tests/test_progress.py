@@ -42,7 +42,7 @@ def test_a_chain_is_followed_from_task_to_task():
             log.add(record)
             progress(record)
             with console.capture() as captured:
-                console.print(progress._render())
+                console.print(progress)
             shown.append(captured.get())
     assert f"{KEY}: starting" in shown[0]
     assert f"{KEY}: step 7, loss 0.5" in shown[1]

@@ -56,12 +56,17 @@ def plan_slots(resources: ResourcesConfig, nodes: Sequence[Node], num_trials: in
         )
     fitting = room // resources.workers_per_trial
     slots = min(fitting, num_trials, resources.max_concurrent_trials or fitting)
-    return Plan(max(1, slots), resources.workers_per_trial, room, now)
+    return Plan(_that_fill_the_head(max(1, slots)), resources.workers_per_trial, room, now)
 
 
 def head_share(num_slots: int) -> float:
     """The part of the head node's own resource that one trainable reserves, so that `num_slots` slots fill it."""
     return math.floor(1e4 / num_slots) / 1e4
+
+
+def _that_fill_the_head(num_slots: int) -> int:
+    """The most slots, of up to so many, whose shares leave no room for one more: all up to 100, then some fewer."""
+    return next(n for n in range(num_slots, 0, -1) if (n + 1) * round(1e4 * head_share(n)) > 1e4)
 
 
 def _room(resources: ResourcesConfig, node: Node) -> int:

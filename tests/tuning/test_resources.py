@@ -4,7 +4,7 @@ import pytest
 
 from orchestrator.config import ResourcesConfig
 from orchestrator.load_config import ConfigError
-from orchestrator.tuning.resources import Node, head_share, plan_slots
+from orchestrator.tuning.resources import MOST_SLOTS, Node, head_share, plan_slots
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,13 @@ def test_a_cluster_that_grows_is_planned_for_at_its_largest():
         plan_slots(resources.model_copy(update={"workers_per_trial": 17}), [Node(0, 0)], 24)
 
 
-@pytest.mark.parametrize("num_slots", [1, 2, 3, 7, 16, 32])
+@pytest.mark.parametrize(("room", "planned"), [(100, 100), (109, 109), (150, 149), (999, 909), (2000, 2000)])
+def test_some_slots_are_left_out_so_that_the_head_is_filled(room, planned):
+    plan = plan_slots(ResourcesConfig(workers_per_trial=1), [Node(room, 0)], 10_000)
+    assert plan.num_slots == planned
+
+
+@pytest.mark.parametrize("num_slots", [1, 2, 3, 7, 16, 32, 100, 149, 2000])
 def test_slots_fill_the_head(num_slots):
     taken = num_slots * head_share(num_slots)
     assert taken <= 1 + 1e-9
