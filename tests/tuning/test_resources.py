@@ -4,7 +4,7 @@ import pytest
 
 from orchestrator.config import ResourcesConfig
 from orchestrator.load_config import ConfigError
-from orchestrator.tuning.resources import MOST_SLOTS, Node, head_share, plan_slots
+from orchestrator.tuning.resources import Node, head_share, plan_slots
 
 
 @pytest.mark.parametrize(
