@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 FIRST_TESTS := tests/golden/
 LAST_TESTS := $(wildcard tests/ray/ tests/gpu/)
 OTHER_TESTS := $(filter-out tests/__pycache__/ $(FIRST_TESTS) $(LAST_TESTS),$(wildcard tests/test_*.py tests/*/))
-SIDE_BY_SIDE := -n 2 --dist loadfile
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -56,7 +56,8 @@ clean: ## remove caches and build output; the environment is checked anew by the
 
 define run-tests
 	@failed=0; \
-	$(BIN)/python -m pytest -ra $(1) $(SIDE_BY_SIDE) $(FIRST_TESTS) $(OTHER_TESTS) || failed=1; \
+	$(BIN)/python -m pytest -ra $(1) $(SIDE_BY_SIDE) $(FIRST_TESTS) $(OTHER_TESTS) || failed=$$?; \
+	[ $$failed = 2 ] && exit 2; \
 	$(BIN)/python -m pytest -ra $(1) $(LAST_TESTS) || failed=1; \
 	exit $$failed
 endef

@@ -30,7 +30,7 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         self._num_first, self._num_seeds = self._num_planned(), num_seeds(self.log.header)
-        self._num_before = sum(trial.finished is not None for trial in self.log.trials.values())
+        self._num_before = sum(trial.is_done for trial in self.log.trials.values())
         if self.console.is_terminal:
             self._live = Live(self, console=self.console, refresh_per_second=2, transient=True)
             self._live.start()

@@ -106,7 +106,7 @@ def resume(place: str, overrides: Sequence[str], console: Console, given: SweepC
     if "***" in (new.tracking.uri or ""):
         raise ConfigError("tracking.uri: the journal keeps it without its password; set tracking.uri=URI again")
     _say_notes(new, preflight.check(new), console)
-    ended = sum(trial.finished is not None for trial in log.searched())
+    ended = sum(trial.is_done for trial in log.searched())
     console.print(f"resuming {storage}: {ended} trials are done", style="dim")
     return Study(new, storage, log)
 

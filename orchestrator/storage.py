@@ -58,7 +58,7 @@ class Storage:
         look = lambda: filesystem.get_file_info(FileSelector(root, allow_not_found=True))  # noqa: E731
         return sorted(found.base_name for found in _patiently(look, f"{self} cannot be listed", patience_seconds))
 
-    def put(self, name: str, write: Callable[[Path], Found], *, keep_copy: bool = False) -> Found:
+    def put(self, name: str, write: Callable[[Path], Found]) -> Found:
         """Let `write` make a file or folder at a path, and keep it as `name`, whole or not at all."""
         path = self.local / name
         draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
@@ -71,8 +71,9 @@ class Storage:
             text = f"{self}/{name} cannot be written: {error.strerror or error}"
             raise StorageError(error.errno or errno.EIO, text) from error
         finally:
-            _remove(draft)
-        self.publish(name, keep_copy=keep_copy)
+            with contextlib.suppress(OSError):  # what went wrong before is told
+                _remove(draft)
+        self.publish(name, keep_copy=False)
         return made
 
     def publish(self, name: str, *, keep_copy: bool = True, patience_seconds: float | None = None) -> None:

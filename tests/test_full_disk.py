@@ -53,6 +53,12 @@ def test_a_file_is_kept_whole_or_not_at_all(disk):
     assert storage.fetch("trials/a/scores").stat().st_size == 100_000
 
 
+def test_what_cannot_be_cleaned_up_does_not_hide_the_reason(tmp_path):
+    (tmp_path / "trials").write_text("a file where a folder should be")
+    with pytest.raises(StorageError, match="trials/a cannot be written: "):
+        Storage(tmp_path).put("trials/a", text(10))
+
+
 def test_weights_are_kept_whole_or_not_at_all(disk):
     storage, model, tokenizer = Storage(disk / "sweep"), toy_model(), toy_tokenizer()
     fill(disk, room=8192)

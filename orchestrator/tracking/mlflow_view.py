@@ -254,7 +254,7 @@ class MlflowView:
         start_ms = _milliseconds(started.time)
         if run is not None:
             run.gpus = started.gpus
-        if run is not None and not run.terminated and start_ms > run.start_ms:
+        if run is not None and start_ms > run.start_ms:  # it was cut off, or failed for reasons of others
             client.delete_run(run.run_id)
             run = None
         if run is None:

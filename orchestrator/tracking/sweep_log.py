@@ -16,6 +16,7 @@ from orchestrator.tracking.journal import (
     TaskFinished,
     TrialFinished,
     TrialStarted,
+    TrialState,
     read_records,
 )
 
@@ -34,6 +35,13 @@ class TrialLog:
     def gpu_seconds(self) -> float | None:
         """GPU-seconds that the last attempt held from its start to its end; None while it has none."""
         return None if self.finished is None else _gpu_seconds(self.started, self.finished.time)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it ended, and a resumed sweep does not try it again: a baseline without a score, a `retry`."""
+        if self.finished is None or self.finished.state == TrialState.COMPLETE:
+            return self.finished is not None
+        return not (self.is_baseline or self.finished.retry)
 
     @property
     def is_baseline(self) -> bool:

@@ -29,7 +29,6 @@ from orchestrator.tracking.checkpoints import cell_front, objectives
 from orchestrator.tracking.confirmation import ConfirmationRun, confirmation_runs
 from orchestrator.tracking.journal import TrialState
 from orchestrator.tracking.recorder import Recorder
-from orchestrator.tracking.sweep_log import TrialLog
 from orchestrator.trial_config import TrialConfig
 from orchestrator.tuning.cell_search import (
     Baseline,
@@ -163,7 +162,7 @@ class Search:
         return CellSearch(
             [self._cell(entry, name) for name in self.sweep.forget_sets for entry in self.sweep.methods],
             self._baselines(),
-            finished={key: trial for key, trial in log.trials.items() if trial.finished and not _again(trial)},
+            finished={key: trial for key, trial in log.trials.items() if trial.is_done},
             recorder=self.recorder,
             budget=self._budget,
             confirm=self._confirmations if self.sweep.confirm.seeds else None,
@@ -289,13 +288,6 @@ class Search:
             return {}
         found = baseline.finished
         return {"retain_scores": found.scores_path, "retain_scores_sha256": found.scores_sha256}
-
-
-def _again(trial: TrialLog) -> bool:
-    """Whether a resumed sweep tries it again: a baseline without a score, a trial that failed for reasons of others."""
-    if trial.finished is None or trial.finished.state == TrialState.COMPLETE:
-        return False
-    return trial.is_baseline or trial.finished.retry
 
 
 def _slot_closer(search: CellSearch) -> Any:

@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.exceptions import RayActorError
@@ -25,9 +25,13 @@ from orchestrator.tracking.journal import TrialFinished, TrialState
 from orchestrator.tuning.left_room import free_left_room
 
 _POLL_SECONDS = 1.0
+_LOOK_SECONDS = 10.0
 _STOP = -1
 _MOST_LEAVES = 100
 _STARTS_TOO_LATE = "WorkerGroupStartupTimeoutError"  # of Ray Train, which does not export it
+
+
+Retry = Literal["never", "at once", "on resume"]
 
 
 class SlotSpec(Config):
@@ -57,10 +61,10 @@ class WorkersLeftError(RuntimeError):
 class TrialFailedError(RuntimeError):
     """The trial cannot go on; the text is the reason, with a traceback where a rank raised.
 
-    `retry`: the reason lies outside of it, so that it may succeed when the sweep is resumed.
+    `retry`: when it may succeed, as the reason lies outside of it.
     """
 
-    def __init__(self, reason: str, *, retry: bool) -> None:
+    def __init__(self, reason: str, retry: Retry) -> None:
         super().__init__(reason)
         self.retry = retry
 
@@ -71,7 +75,7 @@ class Mailbox:
     def __init__(self) -> None:
         self._sequence, self._job = 0, ""
         self._records: list[str] = []
-        self._failure: tuple[str, bool] | None = None
+        self._failure: tuple[str, Retry] | None = None
         self._left = self._stopped = self._ended = False
         self._changed = asyncio.Condition()
 
@@ -95,7 +99,7 @@ class Mailbox:
             self._records.append(record)
             await self._notify()
 
-    async def fail(self, sequence: int, reason: str, retry: bool) -> None:
+    async def fail(self, sequence: int, reason: str, retry: Retry) -> None:
         """A rank cannot go on; the first reason counts. `retry`: as TrialFailedError."""
         if sequence == self._sequence and self._failure is None:
             self._failure = reason, retry
@@ -107,7 +111,7 @@ class Mailbox:
             self._left = True
             await self._notify()
 
-    async def poll(self, num_seen: int) -> tuple[list[str], tuple[str, bool] | None, bool]:
+    async def poll(self, num_seen: int) -> tuple[list[str], tuple[str, Retry] | None, bool]:
         """Records after the first `num_seen`; why the job failed, if it did, and `retry`; whether the ranks left it."""
         await self._wait(
             lambda: len(self._records) > num_seen or self._failure is not None or self._left, _POLL_SECONDS
@@ -151,6 +155,7 @@ class Slot:
             name=self.name, num_cpus=0, max_concurrency=1000, scheduling_strategy=here
         ).remote()
         self.num_trials = 0
+        self._next_look = 0.0
         self._idle: threading.Timer | None = None
         self._error: BaseException | None = None
         self._closing = False
@@ -178,7 +183,7 @@ class Slot:
         sequence = ray.get(self.mailbox.assign.remote(job))
         num_seen = 0
         while True:
-            if self.num_trials == 1 and num_seen == 0:  # else the group may wait for it for ever
+            if num_seen == 0 and self._waits_for_room():
                 free_left_room()
             alive = self.is_alive  # asked before the records, so that none is missed
             records, failure, left = ray.get(self.mailbox.poll.remote(num_seen))
@@ -191,11 +196,17 @@ class Slot:
                 return
             if failure is not None:
                 self._thread.join()
-                reason, retry = failure
-                raise TrialFailedError(reason, retry=retry)
+                raise TrialFailedError(*failure)
             if left or not alive:
                 self._thread.join()
                 raise self._why_it_ended(sequence, left)
+
+    def _waits_for_room(self) -> bool:
+        """Now and then while the group may not have started: it would wait for what a dead one holds for ever."""
+        due = self.num_trials == 1 and time.monotonic() > self._next_look
+        if due:
+            self._next_look = time.monotonic() + _LOOK_SECONDS
+        return due
 
     def _why_it_ended(self, sequence: int, left: bool) -> RuntimeError:
         from ray.train import ControllerError, PreemptionError  # noqa: PLC0415
@@ -207,7 +218,7 @@ class Slot:
             return TrialFailedError(
                 f"no room for {self.spec.num_workers} workers ({self._needs()} each) within "
                 f"resources.start_timeout_seconds={self.spec.start_timeout_seconds:g}; add nodes, or raise it",
-                retry=True,
+                "on resume",
             )
         return WorkersDiedError(f"the workers of job {sequence} died: {_short(error)}")
 
@@ -294,8 +305,10 @@ def _records(spec: SlotSpec, job: str, key: str) -> Iterator[tuple[str, str]]:
                 reason = f"{error}, as were those of {_MOST_LEAVES - 1} attempts before"
                 break
         except TrialFailedError as error:
-            reason, retry = str(error), error.retry
-            break
+            reason, retry = str(error), error.retry != "never"
+            num_deaths += 1
+            if error.retry != "at once" or num_deaths == spec.max_attempts:
+                break
         except (WorkersDiedError, RayActorError) as error:  # the group, or the mailbox
             _forget(slot)
             num_deaths += 1

@@ -46,10 +46,8 @@ def serve(config: dict[str, Any]) -> None:
         except Exception as error:
             # The other ranks may wait for this one in a collective, so the group cannot go on; say why before it ends.
             # A rank that only lost its peer does not know why: the peer says so, or it died and the trial starts again.
-            # So it does when a store was away for long.
-            if not _lost_a_peer(error) and not (isinstance(error, StorageError) and is_uri(job.place)):
-                retry = isinstance(error, StorageError)
-                hint = "; a resumed sweep tries this trial again" if retry else _memory_hint(error)
+            if not _lost_a_peer(error):
+                retry, hint = _retry(error, job.place)
                 reason = f"{type(error).__name__}: {error}{hint}\n{traceback.format_exc()}"
                 ray.get(mailbox.fail.remote(sequence, redact_uri(reason), retry))
             raise
@@ -72,6 +70,14 @@ def _lost_a_peer(error: Exception) -> bool:
     if not dist.is_initialized():  # Ray Train has taken the group apart, whatever the rank was doing with it
         return True
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
+
+
+def _retry(error: Exception, place: str) -> tuple[str, str]:
+    """When the trial may succeed, in the words of a slot's TrialFailedError, and what to do."""
+    if not isinstance(error, StorageError):
+        return "never", _memory_hint(error)
+    # A store may soon be back, a full disk needs somebody.
+    return "at once" if is_uri(place) else "on resume", "; a resumed sweep tries this trial again"
 
 
 def _memory_hint(error: Exception) -> str:

@@ -144,6 +144,15 @@ def actors(sweep, name):
 
 def mlflow_runs(folder):
     """Names of the runs in the sweep's experiment."""
+    return sorted(run.info.run_name for run in _runs(folder))
+
+
+def mlflow_states(folder):
+    """How MLflow says that trials and baselines ended."""
+    return {run.info.run_name: run.data.tags["lethe.state"] for run in _runs(folder) if "lethe.state" in run.data.tags}
+
+
+def _runs(folder):
     client = MlflowClient(f"sqlite:///{folder.parent / 'mlflow.db'}")
     (experiment,) = [one for one in client.search_experiments() if one.name.endswith(folder.name)]
-    return sorted(run.info.run_name for run in client.search_runs([experiment.experiment_id]))
+    return client.search_runs([experiment.experiment_id])

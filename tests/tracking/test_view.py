@@ -74,6 +74,23 @@ def test_record_by_record_is_all_at_once(uri, sweep, empty_store, tmp_path):
     assert content(other, with_ids=False) == content(uri, with_ids=False)
 
 
+@pytest.mark.parametrize("at_once", [1, 3, 1000])
+def test_a_trial_that_is_tried_again_after_it_failed_is_shown_as_it_ended(uri, sweep, at_once):
+    sweep_dir, records = sweep
+    (started,) = [record for record in records if isinstance(record, TrialStarted) and record.key == KEY]
+    (ended,) = [record for record in records if isinstance(record, TrialFinished) and record.key == KEY]
+    failed = TrialFinished(time=started.time + 1, key=KEY, state="FAILED", error="no room", retry=True)
+    again = [started.model_copy(update={"time": started.time + 10_000}), ended.model_copy(update={"time": 2 * START})]
+    first = [*records[: records.index(started) + 1], failed]
+    for journal in ([*first, *again], [*first, *again]):
+        view = MlflowView(uri, sweep_dir)
+        for begin in range(0, len(journal), at_once):
+            view.apply(journal[begin : begin + at_once])
+        run = _runs(uri)[KEY]
+        assert (run["status"], run["tags"]["lethe.state"]) == ("FINISHED", "COMPLETE")
+        assert "model_utility" in run["points"]
+
+
 def test_a_complete_trial_is_shown_with_every_facet(uri, sweep):
     sweep_dir, records = sweep
     MlflowView(uri, sweep_dir).apply(records)
