@@ -38,7 +38,7 @@ empty folder: it is there whole or not at all.
 exit codes:
   0    done
   1    it could not go on: the disk, the store, the model that adapters belong to
-  2    bad input; nothing was loaded
+  2    bad input; DEST is as it was
 """
 CARD = "README.md"
 _SHAPE = "SWEEP/trials/METHOD/FORGET_SET/NUMBER"
@@ -193,6 +193,11 @@ def _check_promotable(log: SweepLog, trial: TrialLog) -> None:
     what = f"TRIAL: {started.key}"
     if trial.is_baseline:
         raise ConfigError(f"{what} is a baseline, which nothing was forgotten from; {_others(log, '')}")
+    if started.confirms is not None:
+        raise ConfigError(
+            f"{what} confirms {started.confirms}, and the weights of such runs are never kept; "
+            f"name SWEEP/trials/{started.confirms}"
+        )
     if finished is None:
         raise ConfigError(f"{what} has not ended; wait for it, or go on with the sweep. Else {_others(log, '')}")
     if finished.state != TrialState.COMPLETE:
@@ -231,7 +236,7 @@ def _header(records: Sequence[Record], key: str) -> SweepStarted:
 def _forget_rows(config: TrialConfig, questions: Mapping[str, Sequence[str]]) -> tuple[int, ...] | None:
     """Rows of each task; None where the data is not there, or asks other questions than the trial was asked."""
     try:
-        tasks = load_tasks(config.scenario, config.evaluation, config.forget_set)
+        tasks = load_tasks(config.scenario, config.evaluation, config.forget_set, config.questions)
     except DataError:
         return None
     same = all(questions.get(one.name) == [row.question for row in one.rows] for one in tasks[-1].evaluation)

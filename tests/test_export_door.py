@@ -16,6 +16,7 @@ from markdown_it import MarkdownIt
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from orchestrator.analysis.model_card import Findings, code, model_card
+from orchestrator.analysis.words import score
 from orchestrator.base_config import EMBEDDED
 from orchestrator.config import SweepConfig, baseline_config, trial_config
 from orchestrator.export import find_trial, main
@@ -54,7 +55,7 @@ FULL, LORA, GONE, BROKEN, RUNNING = (
 HOSTILE = "<script>alert(1)</script> | `a` ``b`` \\| **b** [x](http://evil.example) &amp; $$1$$\n\n---\n# y: *z\u202e"
 
 
-def sweep_config(place):
+def sweep_config(place, **more):
     return SweepConfig.model_validate(
         {
             "name": "forgetful",
@@ -65,6 +66,7 @@ def sweep_config(place):
             "train": {"learning_rate": 5e-3, "epochs": 3, "batch_size": 4, "max_length": 64, "warmup_steps": 0},
             "evaluation": {"max_length": 64, "encoder": EMBEDDED, "entailment": str(place / "judge")},
         }
+        | more
     )
 
 
@@ -88,6 +90,26 @@ def run(folder, key, config, params=None):
     return [started, *records, result]
 
 
+def write_confirmed(place):
+    """A sweep of one trial that held questions out, and the trial's confirmation: three runs, the last diverged."""
+    sweep, folder = sweep_config(place, confirm={"seeds": 3, "held_out": 0.55}), place / "confirmed" / "sweep"
+    records = [header(sweep), *run(folder, FULL, trial_config(sweep, sweep.methods[0], "forget01", {}))]
+    start, complete = records[1], records[-1]
+    for seed, objectives in ((1, (0.2, 0.6)), (2, (0.4, 0.6)), (3, None)):
+        key, state = f"confirm/{FULL}/s{seed}", TrialState.COMPLETE if objectives else TrialState.DIVERGED
+        ending = {"key": key, "checkpoint": None, "objectives": objectives, "state": state}
+        records += [start.model_copy(update={"key": key, "number": seed, "confirms": FULL})]
+        records += [complete.model_copy(update=ending)]
+    write_journal(folder, records)
+
+
+def write_journal(folder, records):
+    journal = Journal(folder / "journal")
+    for record in records:
+        journal.append(record)
+    journal.close()
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Models, data and a sweep: a trial of all weights, one of adapters, and some that are no model."""
@@ -106,6 +128,7 @@ def place(tmp_path_factory):
             records += run(folder, f"{kind}/forget01", baseline_config(sweep, "forget01", str(place / model)))
         records += run(folder, FULL, full, {"train.learning_rate": 5e-3})
         records += run(folder, LORA, lora)
+        write_confirmed(place)
     finally:
         dist.destroy_process_group()
     start = next(record for record in records if isinstance(record, TrialStarted) and record.key == FULL)
@@ -115,10 +138,7 @@ def place(tmp_path_factory):
     records += [TrialFinished(key=BROKEN, state=TrialState.FAILED, error="out of memory\nand more")]
     records += [header(sweep, versions={"torch": "9.9.9"}, resumed=True)]
     records += [start.model_copy(update={"key": RUNNING, "number": 3})]
-    journal = Journal(folder / "journal")
-    for record in records:
-        journal.append(record)
-    journal.close()
+    write_journal(folder, records)
     return place
 
 
@@ -206,7 +226,8 @@ def test_the_card_says_what_was_forgotten_how_and_with_what_scores(place, tmp_pa
         "forget set: `forget01`: 8 rows\n", "start: a folder `target`", "6 optimizer steps, seed 42, on CPUs",
         "`masked`",
         "| `train.learning_rate` | `0.005` | searched |", "| `method.retain_weight` | `1.0` |  |", "`torch 2.13.0`",
-        "all-MiniLM-L6-v2", "come from 32 questions and one seed", "8 of `forget`",
+        "all-MiniLM-L6-v2", "come from 32 questions and one seed. They have no error bars.\n",
+        "Only questions that chose nothing could tell by how much.", "8 of `forget`",
         "one of 2 complete trials of `GA+GD` on `forget01`, and of 3 of all methods", "no guarantee against extraction",
         "prompt = '[INST] QUESTION [/INST]'",
     ):  # fmt: skip
@@ -249,6 +270,23 @@ def test_rows_that_cannot_be_read_again_are_not_counted(place, tmp_path, capsys)
     for folder in (first, second):
         assert "forget set: `forget01`: not counted" in (folder / "README.md").read_text()
     assert "Questions: not counted." in (second / "README.md").read_text()
+
+
+def test_a_card_says_what_confirmation_found_and_those_runs_are_no_models(place, tmp_path, capsys):
+    forgot, out = exported(place / "confirmed", FULL, tmp_path / "forgot", capsys)
+    text = (forgot / "README.md").read_text()
+    assert "forget set: `forget01`: 8 rows\n" in text and "note: " not in out
+    (_, found) = find_trial(f"{place}/confirmed/sweep/trials/{FULL}")
+    utility, efficacy = found.trial.finished.objectives
+    for expected in (
+        "one seed. They have no error bars; below are those of other seeds.", "(complete: 2 of 3 runs)",
+        f"`model_utility` 0.300 ± 0.141 (here {score(utility)}), `forget_efficacy` 0.600 ± 0.000 (here "
+        f"{score(efficacy)}), mean ± standard deviation over 2 seeds.",
+    ):  # fmt: skip
+        assert expected in text, expected
+    assert "Only questions that chose nothing" not in text
+    message = refused(capsys, 2, place / "confirmed" / "sweep" / "trials" / "confirm" / FULL / "s1", tmp_path / "again")
+    assert f"confirms {FULL}, and the weights of such runs are never kept; name SWEEP/trials/{FULL}" in message
 
 
 @pytest.mark.parametrize("key", [FULL, LORA])

@@ -19,7 +19,8 @@ class Confirmed:
     """One finalist or baseline. Values are objectives, in the sweep's order, over its `num_complete` complete runs.
 
     `mean` is None without such a run, `deviation` (the sample's) with fewer than two. `stays`: whether no other
-    finalist of its cell has a better mean; None for baselines, and while runs of the cell are outstanding.
+    finalist of its cell has a better mean; None for baselines, without a mean, and while runs of the cell are
+    outstanding.
     """
 
     trial: TrialSummary
@@ -30,6 +31,11 @@ class Confirmed:
     num_ended: int
     num_planned: int
     stays: bool | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether all its runs have ended and none is complete, so that nothing confirms it."""
+        return self.mean is None and 0 < self.num_planned <= self.num_ended
 
     @property
     def shift(self) -> Row | None:
@@ -49,7 +55,7 @@ def confirmation_table(sweep: SweepSummary, group: ForgetSetSummary) -> Confirma
     """None where nothing was run to confirm the search. Runs of trials that are on no front any more are left out."""
     if not group.confirmations:
         return None
-    seeds = int((sweep.config.get("confirm") or {}).get("seeds", 0))
+    seeds = _num_seeds(sweep)
     finalists = [
         row
         for cell in group.ranking
@@ -57,6 +63,13 @@ def confirmation_table(sweep: SweepSummary, group: ForgetSetSummary) -> Confirma
     ]
     baselines = [_confirmed(trial, group, 1) for trial in group.baselines if trial.is_placed]
     return ConfirmationTable(tuple(finalists), tuple(baselines))
+
+
+def confirmed(sweep: SweepSummary, key: str) -> Confirmed | None:
+    """What a trial is worth, on its cell's front or not; None where no run that confirms it is complete."""
+    found = ((trial, group) for group in sweep.forget_sets for cell in group.cells for trial in cell.trials)
+    rows = [_confirmed(trial, group, _num_seeds(sweep)) for trial, group in found if trial.key == key]
+    return next((row for row in rows if row.mean is not None), None)
 
 
 def in_words(sweep: SweepSummary) -> str:
@@ -73,6 +86,9 @@ def in_words(sweep: SweepSummary) -> str:
         sentences.append(f"{leave} of {count(len(settled), 'finalist')} {_verb(leave, 'leave')} their method's front.")
     elif settled:
         sentences.append("No finalist leaves its method's front.")
+    if lost := sum(row.is_lost for row in finalists):
+        verb, whose = ("is", "its") if lost == 1 else ("are", "their")
+        sentences.append(f"{count(lost, 'finalist')} {verb} not confirmed: none of {whose} runs is complete.")
     if broken := ended - sum(row.num_complete for row in finalists):
         sentences.append(f"{broken} of {count(ended, 'such run')} did not complete.")
     if ended < planned:
@@ -83,6 +99,10 @@ def in_words(sweep: SweepSummary) -> str:
 def worse(shift: float, direction: Direction) -> bool:
     """Whether the search promised more than that, by what three decimals show."""
     return round(shift if direction == "maximize" else -shift, 3) < 0
+
+
+def _num_seeds(sweep: SweepSummary) -> int:
+    return int((sweep.config.get("confirm") or {}).get("seeds", 0))
 
 
 def _confirmed(trial: TrialSummary, group: ForgetSetSummary, num_planned: int) -> Confirmed:
@@ -106,7 +126,7 @@ def _with_fronts(rows: Sequence[Confirmed], directions: Sequence[Direction]) -> 
         return list(rows)
     known = [place for place, row in enumerate(rows) if row.mean is not None]
     best = {known[i] for i in front(np.array([rows[place].mean for place in known], dtype=float), directions)}
-    return [replace(row, stays=place in best) for place, row in enumerate(rows)]
+    return [replace(row, stays=None if row.mean is None else place in best) for place, row in enumerate(rows)]
 
 
 def _flattered(sweep: SweepSummary, known: Sequence[Confirmed]) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not in an __all__
 
+from orchestrator.analysis.confirmation import Confirmed, confirmed
+from orchestrator.analysis.summary import summarize
 from orchestrator.analysis.words import count, moment, score
 from orchestrator.base_config import EMBEDDED
 from orchestrator.scenario_config import AuthorsScenario
@@ -211,14 +213,35 @@ def _limits(promoted: PromotedTrial, findings: Findings) -> str:
     in_cell = _num_complete(promoted.log.cell(method, forget_set))
     on_set = _num_complete(one for one in promoted.log.searched() if one.started.forget_set == forget_set)
     asked = count(sum(findings.questions.values()), "question") if findings.questions else "one set of questions"
+    again = confirmed(summarize(promoted.log), promoted.key)
+    bars = "; below are those of other seeds" if again else ""
+    truth = _confirmed(promoted, again) if again else "Only questions that chose nothing could tell by how much."
     return (
-        f"- The scores come from {asked} and one seed. They have no error bars.\n"
+        f"- The scores come from {asked} and one seed. They have no error bars{bars}.\n"
         f"- This is one of {count(in_cell, 'complete trial')} of {code(method)} on {code(forget_set)}, and of {on_set} "
         "of all methods. The search, and who chose the trial, looked at these very scores: the best of many flatters "
-        "itself. Only questions that chose nothing could tell by how much.\n"
+        f"itself. {truth}\n"
         "- There is no guarantee against extraction. What is measured is what the model answers to these questions, "
         "put in this form, and how likely it holds the true answers. Other prompts, more training, coarser weights or "
         "a look inside the model may bring back what was to be forgotten; none of this was tried."
+    )
+
+
+def _confirmed(promoted: PromotedTrial, again: Confirmed) -> str:
+    """What runs with other seeds reach on held-out questions, in two sentences."""
+    assert again.mean is not None
+    bars = [f" ± {score(value)}" for value in again.deviation or ()] or [""] * len(again.mean)
+    said = [
+        f"{code(objective.metric)} {score(mean)}{bar} (here {score(here)})"
+        for objective, mean, bar, here in zip(
+            promoted.log.header.objectives, again.mean, bars, again.search, strict=True
+        )
+    ]
+    spread = f", mean ± standard deviation over {again.num_complete} seeds" if again.deviation else ", of one seed"
+    return (
+        "Questions that chose nothing tell about how much: these settings, run again with fresh seeds (complete: "
+        f"{again.num_complete} of {count(again.num_planned, 'run')}), have on held-out questions {', '.join(said)}"
+        f"{spread}. The weights here are of none of these runs."
     )
 
 
