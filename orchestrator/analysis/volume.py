@@ -1,5 +1,6 @@
 """How hypervolumes on one forget set are measured, the same for all methods, and what each method's comes to."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ from orchestrator.analysis.resampling import Interval, subset_interval
 from orchestrator.tracking.journal import ObjectiveRecord
 
 FEWEST_ENDED = 4  # trials that each method must have ended before intervals are given: below it they are too narrow
+LEAST_SPAN = 0.01  # of the way from an objective's worst value to the retain model's: a shorter one is no scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +19,8 @@ class Measure:
 
     Where `is_scaled`, 1 is the retain model, and 0 is the model before unlearning in objectives of forgetting, the
     worst value in the others. Else 0 is the worst value in all of them, in their own units; `obstacle` is then the
-    objective in which the retain model is not better than 0 would be, None where a baseline has no scores.
+    objective in which the retain model is not better than 0 would be, or by less than LEAST_SPAN; None where a baseline
+    lacks an objective.
     """
 
     box: UnitBox
@@ -56,7 +59,7 @@ def measure(
     before: tuple[float, ...] | None,
     retain_model: tuple[float, ...] | None,
 ) -> Measure:
-    """The measure of a forget set by its baselines' objectives, each finite, or None without scores."""
+    """The measure of a forget set by its baselines' objectives, each finite, or None where one is missing."""
     directions = tuple(objective.direction for objective in objectives)
     worst = tuple(objective.worst for objective in objectives)
     obstacle = None
@@ -83,4 +86,6 @@ def volumes(box: UnitBox, ended: Mapping[str, Points]) -> dict[str, Volume]:
 
 
 def _rises(objective: ObjectiveRecord, zero: float, one: float) -> bool:
-    return one > zero if objective.direction == "maximize" else one < zero
+    sign = 1 if objective.direction == "maximize" else -1
+    span, whole = sign * (one - zero), sign * (one - objective.worst)
+    return span > 0 and (math.isinf(whole) or span >= LEAST_SPAN * whole)

@@ -154,11 +154,21 @@ def measure(group: ForgetSetSummary, objectives: Sequence[ObjectiveRecord]) -> s
     worst = _listed([f"{words(o.metric)} {number(zero)}" for o, zero, _ in ends])
     blocked = group.measure.obstacle
     cause = (
-        f"the retain model's {words(blocked.metric)} is no better than where the scale would begin"
+        f"the retain model's {words(blocked.metric)} is not clearly better than where the scale would begin"
         if blocked
-        else "the model before unlearning and the retain model are not both scored"
+        else _missing(group, objectives)
     )
     return f"Hypervolume here is measured from the worst values ({worst}), on axes that are not scaled: {cause}."
+
+
+def _missing(group: ForgetSetSummary, objectives: Sequence[ObjectiveRecord]) -> str:
+    """What a baseline lacks. The retain model never has Forget Quality, which compares a model with it."""
+    for name, trial in (("model before unlearning", group.before), ("retain model", group.retain_model)):
+        scores = trial.metrics if trial is not None else {}
+        lacking = [o for o in objectives if not math.isfinite(scores.get(o.metric, math.nan))]
+        if scores and lacking:
+            return f"the {name} has no {words(lacking[0].metric)}"
+    return "the model before unlearning and the retain model are not both scored"
 
 
 def _start(objective: ObjectiveRecord, zero: float) -> str:

@@ -111,12 +111,17 @@ def test_hypervolumes_are_scaled_by_the_two_baselines(tmp_path):
         pytest.param([], "are not both scored", id="no baseline"),
         pytest.param([BEFORE], "are not both scored", id="no retain model"),
         pytest.param(
-            [BEFORE, ("retain_model", None, (0.5, 0.2), {})], "model's forget efficacy is no better", id="same"
+            [BEFORE, ("retain_model", None, (0.5, 0.2), {})], "model's forget efficacy is not clearly better", id="same"
         ),
         pytest.param(
-            [BEFORE, ("retain_model", None, (0.0, 0.7), {})], "model's model utility is no better", id="worst"
+            [BEFORE, ("retain_model", None, (0.0, 0.7), {})], "model's model utility is not clearly better", id="worst"
         ),
-        pytest.param([BEFORE, ("retain_model", None, (0.5, math.nan), {})], "are not both scored", id="not a number"),
+        pytest.param(
+            [BEFORE, ("retain_model", None, (0.5, 0.20069), {})], "model's forget efficacy is not clearly", id="hardly"
+        ),
+        pytest.param(
+            [BEFORE, ("retain_model", None, (0.5, math.nan), {})], "retain model has no forget efficacy", id="no number"
+        ),
     ],
 )
 def test_axes_stay_as_they_are_where_the_baselines_do_not_span_them(tmp_path, baselines, said):
@@ -125,6 +130,23 @@ def test_axes_stay_as_they_are_where_the_baselines_do_not_span_them(tmp_path, ba
     text = measure(group, summary.objectives)
     assert "worst values (model utility 0 and forget efficacy 0)" in text
     assert said in text
+
+
+def test_a_short_span_is_a_scale(tmp_path):
+    trials = [BEFORE, ("retain_model", None, (0.5, 0.2021), {}), ("A", 0, (0.5, 0.2021), {})]
+    (group,) = sweep_of(tmp_path, trials).forget_sets
+    assert group.measure.is_scaled and group.cells[0].hypervolume == pytest.approx(1)
+
+
+def test_a_baseline_that_lacks_an_objective_is_said_to_lack_it(tmp_path):
+    goals = (*OBJECTIVES, ObjectiveRecord(metric="forget_quality", direction="maximize", worst=0))
+    scores = {"model_utility": 0.5, "forget_efficacy": 0.7}
+    trials = [
+        ("before", None, None, {"metrics": {**scores, "forget_quality": 0.01}}),
+        ("retain_model", None, None, {"metrics": scores}), ("A", 0, (0.5, 0.4, 0.1), {}),
+    ]  # fmt: skip
+    (group,) = (summary := sweep_of(tmp_path, trials, objectives=goals)).forget_sets
+    assert "not scaled: the retain model has no forget quality." in measure(group, summary.objectives)
 
 
 def test_intervals_are_of_as_many_trials_of_each_method_and_count_those_that_were_lost(tmp_path):
