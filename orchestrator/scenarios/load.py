@@ -19,7 +19,7 @@ from orchestrator.scenarios.base import DataError, QARow, Task
 from orchestrator.scenarios.continual import continual_training_rows, load_continual
 from orchestrator.scenarios.held_out import ask_part
 from orchestrator.scenarios.real_world import first_questions, load_real_world, real_world_training_rows
-from orchestrator.scenarios.tofu import capped, load_tofu, tofu_training_rows
+from orchestrator.scenarios.tofu import capped, load_tofu, tofu_training_rows, with_log_note
 from orchestrator.trial_config import EvaluationConfig, QuestionPart
 
 
@@ -33,8 +33,12 @@ def load_tasks(
     """
     max_rows = evaluation.max_rows_per_set
     if part is None:
-        return _load(scenario, forget_set, max_rows)
-    return tuple(_cut(scenario, ask_part(task, part), max_rows) for task in _load(scenario, forget_set, None))
+        tasks = _load(scenario, forget_set, max_rows)
+    else:
+        tasks = tuple(_cut(scenario, ask_part(task, part), max_rows) for task in _load(scenario, forget_set, None))
+    if isinstance(scenario, TofuScenario):
+        return tuple(with_log_note(scenario, task) for task in tasks)
+    return tasks
 
 
 def _load(scenario: ScenarioConfig, forget_set: str, max_rows: int | None) -> tuple[Task, ...]:

@@ -23,7 +23,7 @@ def load_tofu(config: TofuScenario, forget_set: str, refusals: tuple[str, ...], 
     """
     (task,) = tofu_tasks(config, forget_set, (config.task_id,), refusals)
     if forget_set in config.retain_logs:
-        task = _as_logged(task, Path(config.retain_logs[forget_set]).expanduser())
+        task = _as_logged(task, _log_of(config, forget_set))
     return capped(task, max_rows, source=config.source)
 
 
@@ -95,12 +95,24 @@ def capped(task: Task, max_rows: int | None, *, source: str) -> Task:
     return replace(task, evaluation=tuple(sets), notes=tuple(notes))
 
 
+def with_log_note(config: TofuScenario, task: Task) -> Task:
+    """The task, once it is cut and split, with a note of how many questions of its retain log are asked, if any are."""
+    if task.retain_ratios is None:
+        return task
+    path, number = _log_of(config, task.forget_set), len(task.retain_ratios)
+    note = f"{task.forget_set}: {number} forget questions of {path} are asked, in its order"
+    return replace(task, notes=(*task.notes, note))
+
+
+def _log_of(config: TofuScenario, forget_set: str) -> Path:
+    return Path(config.retain_logs[forget_set]).expanduser()
+
+
 def _as_logged(task: Task, path: Path) -> Task:
     """The task with the forget questions of a retain model's log, and the model's truth ratios."""
     log = read_retain_log(path)
     sets = tuple(replace(s, rows=rows_of_log(log, s.rows)) if s.kind is SetKind.FORGET else s for s in task.evaluation)
-    note = f"{task.forget_set}: the {len(log.prompts)} forget questions of {path} are asked, in its order"
-    return replace(task, evaluation=sets, retain_ratios=log.ratios, notes=(*task.notes, note))
+    return replace(task, evaluation=sets, retain_ratios=log.ratios)
 
 
 def _asked(config: TofuScenario | ContinualScenario, name: str, needs: tuple[str, ...]) -> Rows:

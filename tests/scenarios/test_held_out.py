@@ -140,6 +140,8 @@ def test_ratios_of_a_retain_log_stay_with_their_questions(tmp_path):
     def pairs(part):
         (one,) = load_tasks(logged, EvaluationConfig(max_rows_per_set=1), "forget01", part)
         (forget,) = (s.rows for s in one.evaluation if s.kind is SetKind.FORGET)
+        told = f"forget01: {len(forget)} forget questions of {tmp_path}/log.jsonl are asked, in its order"
+        assert [note for note in one.notes if "log.jsonl" in note] == [told]
         return dict(zip([row.question for row in forget], one.retain_ratios, strict=True))
 
     assert pairs(SEARCH) | pairs(HELD_OUT) == pairs(None)

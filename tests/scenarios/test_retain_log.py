@@ -157,7 +157,7 @@ def test_the_log_chooses_and_orders_the_forget_questions_of_a_task(max_rows, tmp
     assert [row.question for row in task.evaluation[0].rows] == wanted
     assert task.retain_ratios == pytest.approx([math.exp(n) for n in range(5)])
     assert (len(task.forget), [len(s.rows) for s in task.evaluation[1:]]) == (8, [max_rows or 8, 8, 8])
-    told = f"forget05: the 5 forget questions of {tmp_path}/log.json are asked, in its order"
+    told = f"forget05: 5 forget questions of {tmp_path}/log.json are asked, in its order"
     assert [note for note in task.notes if "forget questions" in note] == [told]
     (other,) = load_tasks(scenario, EvaluationConfig(max_rows_per_set=max_rows), "forget01")
     assert other.retain_ratios is None and len(other.evaluation[0].rows) == (max_rows or 8)
