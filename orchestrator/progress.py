@@ -24,12 +24,14 @@ class Progress:
     _started: float = field(default_factory=time.monotonic)
     _first_end: float | None = None
     _num_ended: int = 0
+    _num_confirming: int = 0  # runs that confirm the fronts as they stand
     _running: dict[str, str] = field(default_factory=dict)
     _tasks: dict[str, int] = field(default_factory=dict)
     _live: Live | None = None
 
     def __enter__(self) -> "Progress":
         self._num_first, self._num_seeds = self._num_planned(), num_seeds(self.log.header)
+        self._count_confirming()
         self._num_before = sum(trial.is_done for trial in self.log.trials.values())
         if self.console.is_terminal:
             self._live = Live(self, console=self.console, refresh_per_second=2, transient=True)
@@ -56,6 +58,7 @@ class Progress:
                 self._tasks.pop(key, None)
                 self._num_ended += 1
                 self._first_end = self._first_end or time.monotonic()
+                self._count_confirming()
                 self.console.print(self._line(record), highlight=False)
                 for note in record.notes:
                     self.console.print(f"note: {record.key}: {note}", style="yellow", highlight=False)
@@ -66,15 +69,15 @@ class Progress:
         baselines = len({cell.forget_set for cell in header.cells}) + len(retain_models)
         return header.num_trials + baselines
 
-    @property
-    def _num_confirming(self) -> int:
-        """Runs that confirm the fronts as they stand."""
-        return len(confirmation_runs(self.log, self._num_seeds)) if self._num_seeds else 0
+    def _count_confirming(self) -> None:
+        """Once for each trial that ends, as every cell's front is computed for it."""
+        if self._num_seeds:
+            self._num_confirming = len(confirmation_runs(self.log, self._num_seeds))
 
     @property
     def _planned(self) -> int:
         """What is to run in all; confirmation runs once the search is over, as the fronts may change until then."""
-        return self._num_first + (self._num_confirming if self._num_seeds and self._is_searched else 0)
+        return self._num_first + (self._num_confirming if self._num_confirming and self._is_searched else 0)
 
     @property
     def _is_searched(self) -> bool:

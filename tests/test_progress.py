@@ -5,6 +5,7 @@ import io
 from rich.console import Console
 
 from orchestrator.progress import Progress
+from orchestrator.tracking.confirmation import confirmation_runs
 from orchestrator.tracking.journal import (
     CellRecord,
     ObjectiveRecord,
@@ -51,7 +52,7 @@ def test_a_chain_is_followed_from_task_to_task():
     assert f"[1/2] {KEY}       model_utility 0.250" in out.getvalue()
 
 
-def test_runs_that_confirm_are_counted_when_it_is_known_how_many_they_are():
+def test_runs_that_confirm_are_counted_when_it_is_known_how_many_they_are(monkeypatch):
     header = SweepStarted(
         name="s", seed=1, config={"confirm": {"seeds": 3}}, lookahead=1, versions={}, command="",
         cells=(CellRecord(name="NPO+GD/forget05", method="NPO+GD", forget_set="forget05", num_trials=2),),
@@ -66,7 +67,13 @@ def test_runs_that_confirm_are_counted_when_it_is_known_how_many_they_are():
         yield TrialStarted(**values, confirms=confirms)
         yield TrialFinished(key=key, state=TrialState.COMPLETE, objectives=(value,))
 
-    shown = []
+    shown, counted = [], []
+
+    def count(*arguments):
+        counted.append(arguments)
+        return confirmation_runs(*arguments)
+
+    monkeypatch.setattr("orchestrator.progress.confirmation_runs", count)
     with Progress(log, console) as progress:
         for records in (
             ran("before/forget05", None, 0.9), ran(KEY, 0, 0.25), ran("NPO+GD/forget05/t001", 1, 0.5),
@@ -76,9 +83,10 @@ def test_runs_that_confirm_are_counted_when_it_is_known_how_many_they_are():
                 log.add(record)
                 progress(record)
             with console.capture() as captured:
-                console.print(progress._render())
+                console.print(progress)
             shown.append(captured.get())
     assert "1/3 trials  " in shown[0]
     assert "2/3 trials and, as the fronts stand, 4 runs to confirm them" in shown[1]
     assert "3/7 trials  " in shown[2] and "4/7 trials  " in shown[3]
+    assert len(counted) == 1 + 4  # at the start and for each that ended, not whenever something is drawn
     assert "[2/3]" in out.getvalue() and "[4/7] confirm/before/forget05" in out.getvalue()
