@@ -8,7 +8,8 @@ INSTALLED := .venv/installed.stamp
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 # Test rooms in the order they run: wrong numbers show first, then what answers in seconds. Those of FIRST and OTHER run
-# side by side, a file to a process; those of LAST start clusters, which take the whole machine.
+# side by side, a file to a process, each on one thread: more threads than cores wait for one another. Those of LAST
+# start clusters, which take the whole machine.
 FIRST_TESTS := tests/golden/
 LAST_TESTS := $(wildcard tests/ray/ tests/gpu/)
 OTHER_TESTS := $(filter-out tests/__pycache__/ $(FIRST_TESTS) $(LAST_TESTS),$(wildcard tests/test_*.py tests/*/))
@@ -56,7 +57,7 @@ clean: ## remove caches and build output; the environment is checked anew by the
 
 define run-tests
 	@failed=0; \
-	$(BIN)/python -m pytest -ra $(1) $(SIDE_BY_SIDE) $(FIRST_TESTS) $(OTHER_TESTS) || failed=$$?; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra $(1) $(SIDE_BY_SIDE) $(FIRST_TESTS) $(OTHER_TESTS) || failed=$$?; \
 	[ $$failed = 2 ] && exit 2; \
 	$(BIN)/python -m pytest -ra $(1) $(LAST_TESTS) || failed=1; \
 	exit $$failed
