@@ -17,13 +17,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import psutil
@@ -32,6 +31,7 @@ from rich.console import Console
 
 from benchmarks import recording
 from benchmarks.simulated_slot import reports
+from benchmarks.stopwatch import Stopwatch
 from orchestrator.config import SweepConfig
 from orchestrator.load_config import load_config
 from orchestrator.progress import Progress
@@ -62,38 +62,6 @@ PARTS: tuple[tuple[type, str, str], ...] = (
     (Progress, "__call__", "progress"),
     (Pump, "put", "log"),
 )
-
-
-@dataclass
-class Stopwatch:
-    """Seconds of one thread by part."""
-
-    clock: Callable[[], float] = time.perf_counter
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    _inner: list[float] = field(default_factory=list)
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Time what is inside, without the parts inside of that."""
-        start = self.clock()
-        self._inner.append(0.0)
-        try:
-            yield
-        finally:
-            took = self.clock() - start
-            self.seconds[name] += took - self._inner.pop()
-            if self._inner:
-                self._inner[-1] += took
-
-    def method(self, owner: type, name: str, part: str) -> Any:
-        """A patch that times a method of every object."""
-        original = getattr(owner, name)
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            with self.part(part):
-                return original(*args, **kwargs)
-
-        return mock.patch.object(owner, name, timed)
 
 
 @dataclass
@@ -353,7 +321,7 @@ def page(facts: dict[str, Any], name: str) -> str:
         "# The driver's cost of a trial",
         f"{facts['date']}, {facts['machine']}. `{facts['command']}`: {facts['trials']} trials in {facts['cells']} "
         f"cells, {facts['at_a_time']} at a time. Numbers: [{name}]({name}).",
-        "Versions: " + ", ".join(f"{package} {number}" for package, number in facts["versions"].items()) + ".",
+        recording.versions_of(facts),
         "Milliseconds a trial of the driver's thread: median, 95th percentile, mean, processor time, and the mean by "
         "part. `view` is the processor time of the view's thread, `view behind` how long it needed to catch up with a "
         "driver that never rests. Memory and journal are kB a trial.",

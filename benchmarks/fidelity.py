@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.recording import circumstances
+from benchmarks.recording import circumstances, versions_of
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 TOLERANCE = 5e-4
@@ -300,7 +300,7 @@ def record(results: Sequence[Result], out: Path, command: str) -> None:
     page = [
         "# The paper's run of 12 steps, by two implementations",
         f"{facts['date']}, {facts['machine']}. `{command}`. Numbers: [{out.name}]({out.name}).",
-        "Versions: " + ", ".join(f"{package} {number}" for package, number in facts["versions"].items()) + ".",
+        versions_of(facts),
         table(results),
     ]
     out.with_suffix(".md").write_text("\n\n".join(page) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.recording import circumstances, keep
+from benchmarks.recording import circumstances, grid, keep, versions_of
 from orchestrator.analysis.pareto import UnitBox
 from orchestrator.analysis.resampling import Interval, subset_interval
 
@@ -57,23 +57,21 @@ def _rates(intervals: list[Interval], mean: float) -> dict[str, float]:
 
 def page(facts: dict[str, Any], numbers: str) -> str:
     """The record as a table."""
-    titles = list(facts["rows"][0]["halves"])
+    columns = [(kind, title) for kind in ("halves", "bootstrap") for title in facts["rows"][0]["halves"]]
+    table = [["trials", *(f"{kind}: {title}" for kind, title in columns)]]
+    table += [[str(row["trials"]), *(f"{row[kind][title]:.1%}" for kind, title in columns)] for row in facts["rows"]]
     lines = [
         "# Intervals of hypervolumes",
         "",
         f"{facts['date']}, {facts['machine']}. `{facts['command']}`. Numbers: [{numbers}]({numbers}).",
-        "Versions: " + ", ".join(f"{name} {number}" for name, number in facts["versions"].items()) + ".",
+        versions_of(facts),
         "",
         f"{NUM_SEARCHES} simulated searches of each size; 95% intervals of {NUM_DRAWS} draws. *The mean*: hypervolume "
         f"of searches of half as many trials (halves) or as many (bootstrap), over {NUM_TRUE} others. *Equal searches "
         "apart*: the intervals of two searches that differ in nothing but their seed do not overlap.",
         "",
-        "| trials | " + " | ".join(f"{kind}: {title}" for kind in ("halves", "bootstrap") for title in titles) + " |",
-        "|---" * (1 + 2 * len(titles)) + "|",
+        grid(table),
     ]
-    for row in facts["rows"]:
-        shares = [f"{row[kind][title]:.1%}" for kind in ("halves", "bootstrap") for title in titles]
-        lines.append(f"| {row['trials']} | {' | '.join(shares)} |")
     return "\n".join(lines) + "\n"
 
 

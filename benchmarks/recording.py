@@ -28,6 +28,11 @@ def processor() -> str:
     return platform.processor() or "unknown processor"
 
 
+def versions_of(facts: dict[str, Any]) -> str:
+    """The versions of a record as a sentence."""
+    return "Versions: " + ", ".join(f"{package} {number}" for package, number in facts["versions"].items()) + "."
+
+
 def keep(facts: dict[str, Any], page: str, out: Path | None) -> None:
     """Print the page of a record; with `out`, a JSON file, write both beside each other."""
     print(page)

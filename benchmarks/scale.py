@@ -24,8 +24,9 @@ from rich.console import Console
 from benchmarks import driver, recording
 from benchmarks.driver import Driver, Measurement, OpenSweep, View, measured_windows, open_sweep, sweep_config
 from orchestrator.analysis.build import write_report
+from orchestrator.analysis.summary import summarize
+from orchestrator.conclude import REPORT
 from orchestrator.config import SweepConfig
-from orchestrator.session import REPORT
 from orchestrator.tracking.sweep_log import load_sweep
 from orchestrator.tuning.search import Search
 
@@ -93,7 +94,7 @@ def measure(sweep: SweepConfig, slots: int, trial_minutes: float) -> dict[str, A
         view_seconds = view.cpu_seconds()
     resumed = driver.resume(sweep, opened.storage, opened.plan)
     start = time.perf_counter()
-    report = write_report(load_sweep(opened.storage.local), opened.storage.local / REPORT)
+    report = write_report(summarize(load_sweep(opened.storage.local)), opened.storage.local / REPORT)
     return {
         "trials": opened.num_trials,
         "states": opened.states,
@@ -149,7 +150,7 @@ def page(facts: dict[str, Any], name: str) -> str:
         f"{facts['date']}, {facts['machine']}, not idle. `{facts['command']}`: {facts['trials']} trials in "
         f"{facts['cells']} cells on {facts['slots']} slots, {pace}; lookahead {facts['lookahead']}. "
         f"Numbers: [{name}]({name}).",
-        "Versions: " + ", ".join(f"{package} {number}" for package, number in facts["versions"].items()) + ".",
+        recording.versions_of(facts),
         "Milliseconds of the driver's thread and kB a trial, as in [driver.md](driver.md); `view behind` is the "
         "age of the oldest record that was not shown.",
         driver.table(facts["windows"]),

@@ -69,15 +69,10 @@ def serve(config: dict[str, Any]) -> None:
     """Train function of such a slot. After a first report a trial waits for the file GO, until all slots are full."""
     import ray  # noqa: PLC0415
 
-    mailbox, done = config["mailbox"], 0
-    while True:
-        sequence, text = ray.get(mailbox.next_job.remote(done))
-        if sequence < 0:
-            return
-        if text is None:
-            continue
-        done = sequence
-        job = TrialJob.model_validate_json(text)
+    from orchestrator.worker.entry import jobs  # noqa: PLC0415
+
+    mailbox = config["mailbox"]
+    for sequence, job in jobs(mailbox):
         for record in reports(job):
             ray.get(mailbox.push.remote(sequence, record.model_dump_json()))
             while job.config.method is not None and not (job.storage.local / GO).exists():

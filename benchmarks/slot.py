@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks.recording import circumstances, keep
+from benchmarks.recording import circumstances, keep, versions_of
 
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "optuna", "mlflow")
 SETTINGS = (
@@ -80,7 +80,7 @@ def page(facts: dict[str, Any]) -> str:
         f"# {facts['trials']} trials in one slot",
         "",
         f"{facts['date']}, {facts['machine']}. `{facts['command']}`.",
-        "Versions: " + ", ".join(f"{name} {number}" for name, number in facts["versions"].items()) + ".",
+        versions_of(facts),
         "",
         "Resident memory and open files after 10 trials, half of them and all; growth a trial over the second half.",
         "",

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.recording import processor
+from benchmarks.recording import processor, versions_of
 from orchestrator.analysis.summary import TrialSummary, summarize
 from orchestrator.analysis.words import measure
 from orchestrator.tracking.sweep_log import load_sweep
@@ -189,7 +189,7 @@ def _page(name: str, facts: dict[str, Any]) -> str:
         f"{facts['convention']}. Numbers: [{name}.json]({name}.json).",
         "",
         "Judges: " + "; ".join(f"{role}: {', '.join(models)}" for role, models in facts["judges"].items()) + ".",
-        "Versions: " + ", ".join(f"{package} {version}" for package, version in facts["versions"].items()) + ".",
+        versions_of(facts),
         "",
         f"| trial | state | {' | '.join(columns.values())} | settings |",
         "|---|---|" + "---|" * (len(columns) + 1),

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 from benchmarks.fidelity import CASES
-from benchmarks.recording import circumstances, keep
+from benchmarks.recording import circumstances, keep, versions_of
 from benchmarks.versus_scripts import sweep_settings
 from orchestrator.base_config import EMBEDDED
 
@@ -197,7 +197,7 @@ def page(facts: dict[str, Any]) -> str:
         "# Training and scoring of trials, without Ray",
         "",
         f"{facts['date']}, {facts['machine']}. `{facts['command']}`.",
-        "Versions: " + ", ".join(f"{name} {number}" for name, number in facts["versions"].items()) + ".",
+        versions_of(facts),
         "",
         "| method | tokens/s, 1 worker | 2 workers | ratio | padding | peak of training, MiB |",
         "|---|---:|---:|---:|---:|---:|",

@@ -30,7 +30,7 @@ import yaml
 
 from benchmarks.fidelity import ACCUMULATION, CASES, EPOCHS, MICRO_BATCH, SHARED, Case
 from benchmarks.naive_loop import EVALUATION_FILE, ROWS_PER_SET, SECONDS_FILE
-from benchmarks.recording import circumstances
+from benchmarks.recording import circumstances, versions_of
 from orchestrator.base_config import EMBEDDED
 from orchestrator.tracking.sweep_log import SweepLog, load_sweep
 
@@ -232,7 +232,7 @@ def page(facts: dict[str, Any], conventions: dict[str, dict[str, Any]]) -> str:
         "",
         f"{facts['date']}, {facts['machine']}, {facts['cores']} cores. `{facts['command']}`.",
         f"Seconds of Lethe are medians of {facts['repeats']} sweeps, from the end of one trial to the end of the next.",
-        "Versions: " + ", ".join(f"{name} {number}" for name, number in facts["versions"].items()) + ".",
+        versions_of(facts),
     ]
     for convention, found in conventions.items():
         lines += [

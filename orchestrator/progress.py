@@ -30,7 +30,7 @@ class Progress:
     _live: Live | None = None
 
     def __enter__(self) -> "Progress":
-        self._num_first, self._num_seeds = self._num_planned(), num_seeds(self.log.header)
+        self._num_first, self._num_seeds = self._num_planned(), num_seeds(self.log.header.config)
         self._count_confirming()
         self._num_before = sum(trial.is_done for trial in self.log.trials.values())
         if self.console.is_terminal:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.analysis.build import write_report
+from orchestrator.analysis.summary import summarize
 from orchestrator.storage import open_storage
 from orchestrator.tracking.journal import JournalError
 from orchestrator.tracking.kept_journal import fetch_journal
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         storage = open_storage(options.dir)
         fetch_journal(storage)
-        path = write_report(load_sweep(storage.local), options.out or storage.local / "report.html")
+        path = write_report(summarize(load_sweep(storage.local)), options.out or storage.local / "report.html")
     except (JournalError, OSError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -16,11 +16,9 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from orchestrator import preflight
-from orchestrator.analysis.build import write_report
-from orchestrator.analysis.summary import summarize
-from orchestrator.analysis.terminal import render_summary
 from orchestrator.analysis.words import count
 from orchestrator.base_config import EMBEDDED
+from orchestrator.conclude import conclude
 from orchestrator.config import SweepConfig, num_combinations, num_trials
 from orchestrator.embedded import EmbeddedError, prepare
 from orchestrator.estimate import estimate_cost
@@ -50,9 +48,7 @@ from orchestrator.tuning.resources import Node, Plan, plan_slots
 from orchestrator.tuning.search import Search, SearchError, ray_session
 
 _VERSIONS = ("lethe-unlearning", "ray", "torch", "transformers", "deepspeed", "optuna", "mlflow")
-_CLOSE_SECONDS = 60.0
 Outcome = Literal["done", "failed", "interrupted", "budget spent"]
-REPORT = "report.html"
 
 
 @dataclass(frozen=True)
@@ -154,7 +150,7 @@ def run(study: Study, console: Console) -> int:
             style="red",
         )
         code = 1
-    _conclude(study, recorder.log, pump, console)
+    conclude(storage, sweep.tracking_uri, recorder.log, pump, console)
     if outcome == "interrupted":
         console.print(f"interrupted; go on with  {_resume_command(storage)}")
     return code
@@ -216,11 +212,6 @@ def _say_notes(sweep: SweepConfig, tasks: Mapping[str, Sequence[Task]], console:
 
 def _resume_command(storage: Storage) -> str:
     return f"{sys.executable} -m orchestrator.sweep --resume {shlex.quote(str(storage))}"
-
-
-def _export_command(storage: Storage, key: str) -> str:
-    place = shlex.quote(join(str(storage), f"trials/{key}"))
-    return f"{sys.executable} -m orchestrator.export {place} DEST"
 
 
 def _interrupt(*_: object) -> None:
@@ -288,41 +279,6 @@ def _search(search: Search, plan: Plan, console: Console) -> Outcome:
         return "done"
     console.print(f"{spent} is spent; raise it to go on with  {_resume_command(search.storage)}", style="yellow")
     return "budget spent"
-
-
-def _conclude(study: Study, log: SweepLog, pump: Pump[Any], console: Console) -> None:
-    """Report, table, and how to look further."""
-    folder = study.folder
-    report = write_report(log, folder / REPORT)
-    _publish_report(study.storage, console)
-    summary = summarize(log)
-    fronts = {trial.key for group in summary.forget_sets for trial in group.front}
-    pages: list[str] = []
-    pump.then(lambda view: view.mark_front(fronts))
-    pump.then(lambda view: view.log_report(report))
-    pump.then(lambda view: pages.append(view.write_page()))
-    console.print(render_summary(log))
-    console.print(f"\nreport   {report}")
-    knees = [cell.knee for group in summary.forget_sets for cell in group.ranking if cell.knee]
-    if kept := [knee.key for knee in knees if knee.checkpoint]:
-        console.print(f"export   {_export_command(study.storage, kept[0])}")
-    left = pump.close(_CLOSE_SECONDS)
-    uri = study.sweep.tracking_uri
-    if left:
-        console.print(
-            f"MLflow   {left} records are not there yet; later:  {sys.executable} -m orchestrator.sync {folder}"
-        )
-    else:
-        from orchestrator.sync import how_to_open  # noqa: PLC0415
-
-        console.print("MLflow   " + how_to_open(uri, pages[0] if pages else "").replace("\n", "\n         "))
-
-
-def _publish_report(storage: Storage, console: Console) -> None:
-    try:
-        storage.publish(REPORT)
-    except OSError as error:
-        console.print(f"the report is on this machine only: {storage} does not take it ({error})", style="yellow")
 
 
 def _view_maker(sweep: SweepConfig, folder: Path) -> Callable[[], Any]:

@@ -65,7 +65,8 @@ class Storage:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             made = write(draft)
-            _remove(path)  # of an earlier attempt
+            if path.is_dir():  # of an earlier attempt
+                _remove(path)
             draft.replace(path)
         except OSError as error:
             text = f"{self}/{name} cannot be written: {error.strerror or error}"

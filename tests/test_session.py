@@ -20,6 +20,18 @@ def place(tmp_path_factory):
     return folder
 
 
+def just_started(sweep, folder):
+    journal = Journal(folder / "journal")
+    journal.append(
+        SweepStarted(
+            name=sweep.name, seed=42, config=sweep.model_dump(mode="json"), cells=(), objectives=(), lookahead=1,
+            versions={}, command="",
+        )
+    )  # fmt: skip
+    journal.close()
+    return folder
+
+
 @pytest.fixture
 def sweep_folder(place, tmp_path):
     """A sweep that was just started: a grid of six for GA+GD, of which four run, and one trial of ME+GD."""
@@ -29,15 +41,7 @@ def sweep_folder(place, tmp_path):
         "train.batch_size=8", "resources.gpus_per_worker=0",
     ]  # fmt: skip
     sweep = load_config("real_world_paper", overrides)
-    journal = Journal(tmp_path / "sweep" / "journal")
-    journal.append(
-        SweepStarted(
-            name=sweep.name, seed=42, config=sweep.model_dump(mode="json"), cells=(), objectives=(), lookahead=1,
-            versions={}, command="",
-        )
-    )  # fmt: skip
-    journal.close()
-    return tmp_path / "sweep"
+    return just_started(sweep, tmp_path / "sweep")
 
 
 def resume(folder, *overrides):
@@ -109,15 +113,7 @@ def tofu_folder(place, tmp_path):
         f"evaluation.entailment={place / 'judge'}",
     ]  # fmt: skip
     sweep = load_config("tofu_search", overrides)
-    journal = Journal(tmp_path / "sweep" / "journal")
-    journal.append(
-        SweepStarted(
-            name=sweep.name, seed=42, config=sweep.model_dump(mode="json"), cells=(), objectives=(), lookahead=1,
-            versions={}, command="",
-        )
-    )  # fmt: skip
-    journal.close()
-    return tmp_path / "sweep"
+    return just_started(sweep, tmp_path / "sweep")
 
 
 def test_an_added_forget_set_brings_its_retain_set_and_log(tofu_folder, tmp_path):
@@ -156,15 +152,7 @@ def held_out_folder(place, tmp_path):
     overrides = [f"storage={tmp_path}", f"model.target={place / 'target'}", "model.retain_models={}", "confirm.seeds=2",
                  f"evaluation.entailment={place / 'judge'}"]  # fmt: skip
     sweep = load_config("quickstart", overrides)
-    journal = Journal(tmp_path / "sweep" / "journal")
-    journal.append(
-        SweepStarted(
-            name=sweep.name, seed=42, config=sweep.model_dump(mode="json"), cells=(), objectives=(), lookahead=1,
-            versions={}, command="",
-        )
-    )  # fmt: skip
-    journal.close()
-    return tmp_path / "sweep"
+    return just_started(sweep, tmp_path / "sweep")
 
 
 def test_finalists_may_get_more_seeds(held_out_folder):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.record import table
+from benchmarks.recording import versions_of
 from orchestrator.analysis.summary import CellSummary, SweepSummary, TrialSummary, summarize
 from orchestrator.analysis.words import measure
 from orchestrator.tracking.sweep_log import load_sweep
@@ -71,7 +72,7 @@ def page(facts: dict[str, Any], name: str) -> str:
         f"# TOFU on a model of {facts['parameters'] / 1e6:.0f} million weights",
         f"{facts['date']}, {facts['device']}, {facts['machine']}. `{facts['command']}`, seed {facts['seed']}, "
         f"{facts['at_a_time']} trials at a time; {facts['state']}: {facts['counts']}. Numbers: [{name}]({name}).",
-        "Versions: " + ", ".join(f"{package} {number}" for package, number in facts["versions"].items()) + ".",
+        versions_of(facts),
         "Judges: " + "; ".join(f"{role}: {', '.join(names)}" for role, names in facts["judges"].items()) + ".",
         "",
         *table(["model", "rows", "steps", "loss", "ROUGE-L recall", "seconds"], models),

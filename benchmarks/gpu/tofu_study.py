@@ -182,8 +182,9 @@ def sweep(arguments: argparse.Namespace) -> int:
     (folder / _CONFIG).write_text(json.dumps(_facts(arguments), indent=1) + "\n", encoding="utf-8")
     if importlib.util.find_spec("plotly") is not None:
         from orchestrator.analysis.build import write_report  # noqa: PLC0415
+        from orchestrator.analysis.summary import summarize  # noqa: PLC0415
 
-        write_report(recorder.log, folder / "report.html")
+        write_report(summarize(recorder.log), folder / "report.html")
     else:
         print(f"plotly is not installed: make the report elsewhere, python -m orchestrator.report {folder}")
     if arguments.keep is not None:

@@ -17,10 +17,9 @@ from orchestrator.analysis.downstream import downstream_table
 from orchestrator.analysis.kept import SHARE, best_kept
 from orchestrator.analysis.palette import BASELINE_COLORS, DARK_BASELINE_COLORS, method_colors, on_dark
 from orchestrator.analysis.plots import axis_titles, figures
-from orchestrator.analysis.summary import SweepSummary, TrialSummary, summarize
+from orchestrator.analysis.summary import SweepSummary, TrialSummary
 from orchestrator.analysis.task_plots import task_figures
 from orchestrator.analysis.volume import FEWEST_ENDED
-from orchestrator.tracking.sweep_log import SweepLog
 
 KEY_METRICS = 4
 # The metrics a reader asks for first, where a sweep has them and does not search by them; then any others.
@@ -33,14 +32,14 @@ ELSEWHERE = re.compile(r"(downstream|earlier|task\d+)/")  # metrics that have a 
 PAGE = Path(__file__).with_name("page")
 
 
-def write_report(log: SweepLog, path: Path) -> Path:
-    """Write the page of `log` to `path`, replacing what is there only once it is whole; returns `path`.
+def write_report(summary: SweepSummary, path: Path) -> Path:
+    """Write the page of a sweep to `path`, replacing what is there only once it is whole; returns `path`.
 
     Also for a sweep that is still running. OSError: the place cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(render(summarize(log)), encoding="utf-8")
+    draft.write_text(render(summary), encoding="utf-8")
     return draft.replace(path)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from orchestrator.analysis.pareto import Direction, front
 from orchestrator.analysis.summary import UNFINISHED, ForgetSetSummary, SweepSummary, TrialSummary
-from orchestrator.analysis.words import count, score, words
+from orchestrator.analysis.words import count, listed, score, words
+from orchestrator.tracking.confirmation import num_seeds
 
 Row = tuple[float, ...]
 
@@ -55,7 +56,7 @@ def confirmation_table(sweep: SweepSummary, group: ForgetSetSummary) -> Confirma
     """None where nothing was run to confirm the search. Runs of trials that are on no front any more are left out."""
     if not group.confirmations:
         return None
-    seeds = _num_seeds(sweep)
+    seeds = num_seeds(sweep.config)
     finalists = [
         row
         for cell in group.ranking
@@ -68,7 +69,7 @@ def confirmation_table(sweep: SweepSummary, group: ForgetSetSummary) -> Confirma
 def confirmed(sweep: SweepSummary, key: str) -> Confirmed | None:
     """What a trial is worth, on its cell's front or not; None where no run that confirms it is complete."""
     found = ((trial, group) for group in sweep.forget_sets for cell in group.cells for trial in cell.trials)
-    rows = [_confirmed(trial, group, _num_seeds(sweep)) for trial, group in found if trial.key == key]
+    rows = [_confirmed(trial, group, num_seeds(sweep.config)) for trial, group in found if trial.key == key]
     return next((row for row in rows if row.mean is not None), None)
 
 
@@ -101,10 +102,6 @@ def worse(shift: float, direction: Direction) -> bool:
     return round(shift if direction == "maximize" else -shift, 3) < 0
 
 
-def _num_seeds(sweep: SweepSummary) -> int:
-    return int((sweep.config.get("confirm") or {}).get("seeds", 0))
-
-
 def _confirmed(trial: TrialSummary, group: ForgetSetSummary, num_planned: int) -> Confirmed:
     runs = [run for run in group.confirmations if run.confirms == trial.key]
     values = [run.objectives for run in runs if run.is_comparable and run.objectives is not None]
@@ -135,10 +132,10 @@ def _flattered(sweep: SweepSummary, known: Sequence[Confirmed]) -> str:
     said = [f"{words(goal.metric)} is {_in_words(shift, goal.direction)}" for goal, shift in pairs]
     flattered = [words(goal.metric) for goal, shift in pairs if worse(shift, goal.direction)]
     who = f"the {count(len(known), 'finalist')}" if len(known) > 1 else "the finalist"
-    end = f"the search flattered itself in {_listed(flattered)}" if flattered else "the search did not flatter itself"
+    end = f"the search flattered itself in {listed(flattered)}" if flattered else "the search did not flatter itself"
     on_average = " on average" if len(known) > 1 else ""
     return (
-        f"With fresh seeds and on questions that the search never asked, {_listed(said)} than it said of {who}"
+        f"With fresh seeds and on questions that the search never asked, {listed(said)} than it said of {who}"
         f"{on_average}: {end}."
     )
 
@@ -150,7 +147,7 @@ def _compared(sweep: SweepSummary, tables: Iterable[ConfirmationTable]) -> str:
         return ""
     pairs = zip(sweep.objectives, _mean_shifts(before), strict=True)
     said = [f"{words(goal.metric)} is {_in_words(shift, goal.direction)}" for goal, shift in pairs]
-    return f"Of the model before unlearning, which was not selected, {_listed(said)} on these questions than on those."
+    return f"Of the model before unlearning, which was not selected, {listed(said)} on these questions than on those."
 
 
 def _in_words(shift: float, direction: Direction) -> str:
@@ -166,7 +163,3 @@ def _mean_shifts(rows: Iterable[Confirmed]) -> Row:
 
 def _verb(amount: int, verb: str) -> str:
     return f"{verb}s" if amount == 1 else verb
-
-
-def _listed(items: Sequence[str]) -> str:
-    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)

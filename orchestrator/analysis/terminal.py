@@ -6,21 +6,19 @@ from rich.text import Text
 
 from orchestrator.analysis.confirmation import in_words
 from orchestrator.analysis.palette import method_colors
-from orchestrator.analysis.summary import CellSummary, ForgetSetSummary, SweepSummary, TrialSummary, summarize
+from orchestrator.analysis.summary import CellSummary, ForgetSetSummary, SweepSummary, TrialSummary
 from orchestrator.analysis.words import MISSING, number, score, short_names, words
-from orchestrator.tracking.sweep_log import SweepLog
 
 MAIN_PARAMS = 3
 RELAPSE = "relapse"
 
 
-def render_summary(log: SweepLog) -> Group:
+def render_summary(summary: SweepSummary) -> Group:
     """One table per forget set: trials, hypervolume, the knee's objectives and number; below it the knees' settings.
 
     `trials` counts complete ones, then what went wrong: `18 (1 failed, 2 diverged)`. Methods come by hypervolume.
     Chains of tasks have their relapse in a column of its own.
     """
-    summary = summarize(log)
     parts: list[RenderableType] = []
     for group in summary.forget_sets:
         parts += [_table(summary, group), *_settings(group), Text()]

@@ -95,7 +95,7 @@ def count(amount: int, noun: str) -> str:
 
 def settings(params: Mapping[str, float | int | str | bool], names: Mapping[str, str]) -> str:
     """Params as `learning_rate 2e-5 and beta 0.1`."""
-    return _listed([f"{names[name]} {number(value)}" for name, value in params.items()])
+    return listed([f"{names[name]} {number(value)}" for name, value in params.items()])
 
 
 def answer(summary: SweepSummary) -> str:
@@ -108,7 +108,7 @@ def answer(summary: SweepSummary) -> str:
         leaders = (f"{_leader(group).method} on {group.name}" for group in rest)
         parts.append(f"Also leading: {', '.join(leaders)}.")
     if silent := [group.name for group in summary.forget_sets if not group.front]:
-        parts.append(f"No trial is complete on {_listed(silent)}.")
+        parts.append(f"No trial is complete on {listed(silent)}.")
     return " ".join([*parts, *_cautions(summary)])
 
 
@@ -137,7 +137,7 @@ def _luck(first: CellSummary, others: list[CellSummary]) -> str:
     near = [c.method for c in others if c.volume and c.volume.interval and mine.overlaps(c.volume.interval)]
     drawn = f"with {first.volume.num_drawn} random trials of each method it has {interval(mine)} in 95% of draws"
     if near:
-        return f"; {drawn}, which overlaps with {_listed(near)}, so another search may end otherwise"
+        return f"; {drawn}, which overlaps with {listed(near)}, so another search may end otherwise"
     return f"; {drawn}, which overlaps with no other method"
 
 
@@ -148,10 +148,10 @@ def measure(group: ForgetSetSummary, objectives: Sequence[ObjectiveRecord]) -> s
         spans = [f"{words(o.metric)} from {_start(o, zero)} to {score(one)}" for o, zero, one in ends]
         start = "the model before unlearning has 0, " if any(map(measures_forgetting, objectives)) else ""
         return (
-            f"Hypervolume here is measured on scaled axes: {_listed(spans)}, the retain model's. So {start}the retain "
+            f"Hypervolume here is measured on scaled axes: {listed(spans)}, the retain model's. So {start}the retain "
             "model has 1, and a front that goes beyond it can have more."
         )
-    worst = _listed([f"{words(o.metric)} {number(zero)}" for o, zero, _ in ends])
+    worst = listed([f"{words(o.metric)} {number(zero)}" for o, zero, _ in ends])
     blocked = group.measure.obstacle
     cause = (
         f"the retain model's {words(blocked.metric)} is not clearly better than where the scale would begin"
@@ -196,8 +196,8 @@ def _cautions(summary: SweepSummary) -> list[str]:
 
 def _states(summary: SweepSummary) -> str:
     ended = {state.lower(): amount for state, amount in summary.counts.items() if amount}
-    listed = _listed([f"{amount} {state}" for state, amount in ended.items()]) or "none started"
-    return f"of {count(summary.num_planned, 'planned trial')}, {listed}"
+    ended_so = listed([f"{amount} {state}" for state, amount in ended.items()]) or "none started"
+    return f"of {count(summary.num_planned, 'planned trial')}, {ended_so}"
 
 
 def _leader(group: ForgetSetSummary) -> CellSummary:
@@ -206,16 +206,17 @@ def _leader(group: ForgetSetSummary) -> CellSummary:
 
 def _scores(summary: SweepSummary, trial: TrialSummary) -> str:
     pairs = zip(summary.objectives, trial.objectives or (), strict=False)
-    return _listed([f"{words(objective.metric)} {score(value)}" for objective, value in pairs])
+    return listed([f"{words(objective.metric)} {score(value)}" for objective, value in pairs])
 
 
 def _bare(trial: TrialSummary) -> str:
-    return _listed([score(value) for value in trial.objectives or ()])
+    return listed([score(value) for value in trial.objectives or ()])
 
 
 def _named(trial: TrialSummary) -> str:
     return trial.key if trial.number is None else f"trial {trial.number}"
 
 
-def _listed(items: list[str]) -> str:
+def listed(items: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)

@@ -1,10 +1,11 @@
 """Which runs confirm a search: the front of each cell once more with fresh seeds, and the models it is measured by."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.tracking.checkpoints import cell_front
-from orchestrator.tracking.journal import BASELINES, SweepStarted
+from orchestrator.tracking.journal import BASELINES
 from orchestrator.tracking.sweep_log import SweepLog, TrialLog
 
 
@@ -40,7 +41,6 @@ def confirmation_runs(log: SweepLog, num_seeds: int) -> list[ConfirmationRun]:
     return runs + [ConfirmationRun(trial, number) for number in range(1, num_seeds + 1) for trial in chosen]
 
 
-def num_seeds(header: SweepStarted) -> int:
-    """Runs of each finalist that a sweep is to have."""
-    confirm: dict[str, Any] = header.config.get("confirm") or {}
-    return int(confirm.get("seeds", 0))
+def num_seeds(config: Mapping[str, Any]) -> int:
+    """Runs of each finalist that the sweep of a recorded configuration is to have."""
+    return int((config.get("confirm") or {}).get("seeds", 0))

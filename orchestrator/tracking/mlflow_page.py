@@ -105,7 +105,7 @@ def describe(header: SweepStarted, report_run: str | None = None) -> str:
         f"- {header.trials_per_cell} trials per method and forget set, seed {header.seed}\n- {versions}",
         "The saved view shows the objectives with one colour per method; front: `tags.\"lethe.on_front\" = 'true'`.",
     ]
-    if num_seeds(header):
+    if num_seeds(header.config):
         lines.append('Runs that confirm the fronts are hidden there; they are those with `tags."lethe.confirms"`.')
     if report_run:
         lines.append("The full report is the artifact `report.html` of the run named `report`.")

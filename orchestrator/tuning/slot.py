@@ -29,8 +29,6 @@ _LOOK_SECONDS = 10.0
 _STOP = -1
 _MOST_LEAVES = 100
 _STARTS_TOO_LATE = "WorkerGroupStartupTimeoutError"  # of Ray Train, which does not export it
-
-
 Retry = Literal["never", "at once", "on resume"]
 
 
@@ -291,9 +289,8 @@ def run_on_slot(config: dict[str, Any]) -> None:
 def _records(spec: SlotSpec, job: str, key: str) -> Iterator[tuple[str, str]]:
     """Slot name and record, over as many attempts as are allowed; always ends with a TrialFinished."""
     num_deaths = num_leaves = 0
-    retry = False
     while True:
-        slot = _acquire(spec)
+        slot, retry = _acquire(spec), False
         name = slot.name
         try:
             for record in slot.run(job):

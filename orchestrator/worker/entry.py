@@ -3,6 +3,7 @@
 import gc
 import resource
 import traceback
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -24,17 +25,9 @@ from orchestrator.worker.trial import TrialJob, run_trial
 def serve(config: dict[str, Any]) -> None:
     """Train function of a slot. `config["mailbox"]` is the actor that jobs come from and records go to."""
     import_deepspeed()
-    mailbox, done = config["mailbox"], 0
-    rank = ray.train.get_context().get_world_rank()
+    mailbox, rank = config["mailbox"], ray.train.get_context().get_world_rank()
     parts = WorkerParts(get_device())
-    while True:
-        sequence, text = ray.get(mailbox.next_job.remote(done))
-        if sequence < 0:
-            return
-        if text is None:
-            continue
-        done = sequence
-        job = TrialJob.model_validate_json(text)
+    for sequence, job in jobs(mailbox):
         if _is_leaving():
             ray.get(mailbox.leave.remote(sequence))
             return
@@ -55,6 +48,18 @@ def serve(config: dict[str, Any]) -> None:
             ray.get(mailbox.push.remote(sequence, result.model_dump_json()))
         if gc.get_freeze_count() == 0:
             gc.freeze()  # modules, judges, rows live on: later collections, several a trial, need not look at them
+
+
+def jobs(mailbox: Any) -> Iterator[tuple[int, TrialJob]]:
+    """Jobs and their sequence numbers, as the mailbox gets them, until it says that there are no more."""
+    done = 0
+    while True:
+        sequence, text = ray.get(mailbox.next_job.remote(done))
+        if sequence < 0:
+            return
+        if text is not None:
+            done = sequence
+            yield sequence, TrialJob.model_validate_json(text)
 
 
 def _is_leaving() -> bool:

@@ -153,7 +153,7 @@ def test_key_metrics_leave_out_what_has_a_section_of_its_own(chain_log, tmp_path
 def test_terminal_tells_the_relapse_of_chains_alone(chain_log, tmp_path):
     def printed(log):
         console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-        console.print(render_summary(log))
+        console.print(render_summary(summarize(log)))
         return console.export_text()
 
     text = printed(chain_log)

@@ -123,11 +123,11 @@ def test_what_did_not_complete_is_said_and_counts_for_nothing(tmp_path):
     said = "1 of 3 finalists leaves their method's front. 1 finalist is not confirmed: none of its runs is complete."
     assert said in in_words(summary)
     log = load_sweep(tmp_path / "lost")
-    page = write_report(log, tmp_path / "report.html").read_text()
+    page = write_report(summarize(log), tmp_path / "report.html").read_text()
     section = page[page.index('<section id="confirmation">') :].partition("</section>")[0]
     assert section.count("<td>not confirmed</td>") == 1 and section.count("<td>leaves</td>") == 1
     console = Console(width=120, record=True)
-    console.print(render_summary(log))
+    console.print(render_summary(summarize(log)))
     assert said in " ".join(console.export_text().split())
 
 
@@ -140,19 +140,19 @@ def test_a_finalist_that_no_run_is_planned_for_is_not_said_to_be_lost(tmp_path):
 def test_page_and_terminal_show_both(tmp_path):
     folder = write_records(tmp_path, records(confirmed()))
     log = load_sweep(folder)
-    page = write_report(log, folder / "report.html").read_text()
+    page = write_report(summarize(log), folder / "report.html").read_text()
     section = page[page.index('<section id="confirmation">') :].partition("</section>")[0]
     for text in ("0.500", "0.300 ± 0.141", '<span class="difference loss">−0.200</span>', "leaves", "2 of 2", "A/f/1"):
         assert text in section, text
     assert section.count("stays") == 3 and '<a href="#confirmation">' in page
     assert "the search flattered itself in" in page.partition("<nav>")[0]
     console = Console(width=120, record=True)
-    console.print(render_summary(log))
+    console.print(render_summary(summarize(log)))
     assert "1 of 4 finalists leaves their method's front." in " ".join(console.export_text().split())
 
 
 def test_a_sweep_without_it_shows_nothing_of_it(tmp_path):
     folder = write_sweep(tmp_path)
-    page = write_report(load_sweep(folder), folder / "report.html").read_text()
+    page = write_report(summarize(load_sweep(folder)), folder / "report.html").read_text()
     assert "onfirmation" not in page and "flattered" not in page
     assert len(summarize(load_sweep(folder)).trials) == 5 * len(METHODS) * len(FORGET_SETS)

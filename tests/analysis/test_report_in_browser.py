@@ -10,6 +10,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
 from orchestrator.analysis.build import write_report
+from orchestrator.analysis.summary import summarize
 from orchestrator.tracking.sweep_log import load_sweep
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -44,7 +45,7 @@ def press(browser, selector):
 
 
 def test_page_in_a_browser(browser, log, tmp_path):
-    browser.get(write_report(log, tmp_path / "report.html").as_uri())
+    browser.get(write_report(summarize(log), tmp_path / "report.html").as_uri())
     assert len(browser.find_elements(By.CSS_SELECTOR, ".plot svg.main-svg .scatterlayer")) == 2
     assert browser.execute_script("const page = document.documentElement; return page.scrollWidth <= page.clientWidth")
 
@@ -69,7 +70,7 @@ def test_page_in_a_browser(browser, log, tmp_path):
 
 def test_curves_over_the_tasks_in_a_browser(browser, tmp_path):
     log = load_sweep(write_chain_sweep(tmp_path / "sweep"))
-    browser.get(write_report(log, tmp_path / "report.html").as_uri())
+    browser.get(write_report(summarize(log), tmp_path / "report.html").as_uri())
     assert len(browser.find_elements(By.CSS_SELECTOR, "#tasks .plot svg.main-svg .scatterlayer")) == 6
     lines = (
         "return [...document.querySelectorAll('#tasks .scatterlayer path.js-line')]"

@@ -44,7 +44,7 @@ class Page(HTMLParser):
 
 
 def page_of(log, folder):
-    return write_report(log, folder / "report.html").read_text(encoding="utf-8")
+    return write_report(summarize(log), folder / "report.html").read_text(encoding="utf-8")
 
 
 def plots_of(text):
@@ -158,7 +158,7 @@ def test_page_of_a_running_sweep(tmp_path, last_record):
 
 def test_terminal_table_fits_80_columns(log):
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(render_summary(log))
+    console.print(render_summary(summarize(log)))
     text = console.export_text()
     assert max(len(line) for line in text.splitlines()) <= 80
     knee = summarize(log).forget_sets[0].ranking[0].knee

@@ -1,0 +1,55 @@
+"""The end of a sitting: the report, a table, and how to look further."""
+
+import shlex
+import sys
+from typing import Any
+
+from rich.console import Console
+
+from orchestrator.analysis.build import write_report
+from orchestrator.analysis.summary import SweepSummary, summarize
+from orchestrator.analysis.terminal import render_summary
+from orchestrator.storage import Storage, join
+from orchestrator.tracking.pump import Pump
+from orchestrator.tracking.sweep_log import SweepLog
+
+REPORT = "report.html"
+_CLOSE_SECONDS = 60.0
+
+
+def conclude(storage: Storage, tracking_uri: str, log: SweepLog, pump: Pump[Any], console: Console) -> None:
+    """Write the report of a sweep's folder, let the view catch up for a minute, and print where everything is."""
+    folder, summary = storage.local, summarize(log)
+    report = write_report(summary, folder / REPORT)
+    _publish_report(storage, console)
+    fronts = {trial.key for group in summary.forget_sets for trial in group.front}
+    pages: list[str] = []
+    pump.then(lambda view: view.mark_front(fronts))
+    pump.then(lambda view: view.log_report(report))
+    pump.then(lambda view: pages.append(view.write_page()))
+    console.print(render_summary(summary))
+    console.print(f"\nreport   {report}")
+    if (key := _best_with_weights(summary)) is not None:
+        place = shlex.quote(join(str(storage), f"trials/{key}"))
+        console.print(f"export   {sys.executable} -m orchestrator.export {place} DEST")
+    if left := pump.close(_CLOSE_SECONDS):
+        console.print(
+            f"MLflow   {left} records are not there yet; later:  {sys.executable} -m orchestrator.sync {folder}"
+        )
+        return
+    from orchestrator.sync import how_to_open  # noqa: PLC0415
+
+    console.print("MLflow   " + how_to_open(tracking_uri, pages[0] if pages else "").replace("\n", "\n         "))
+
+
+def _best_with_weights(summary: SweepSummary) -> str | None:
+    """The knee of the best ranked cell whose knee's weights are kept."""
+    knees = [cell.knee for group in summary.forget_sets for cell in group.ranking if cell.knee]
+    return next((knee.key for knee in knees if knee.checkpoint), None)
+
+
+def _publish_report(storage: Storage, console: Console) -> None:
+    try:
+        storage.publish(REPORT)
+    except OSError as error:
+        console.print(f"the report is on this machine only: {storage} does not take it ({error})", style="yellow")
