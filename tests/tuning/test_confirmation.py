@@ -233,4 +233,4 @@ def test_a_journal_of_before_has_no_seeds():
     header = SweepStarted(
         name="s", seed=1, config={}, cells=(), objectives=(), lookahead=1, versions={}, command=""
     )  # fmt: skip
-    assert num_seeds(header) == 0 and confirmation_runs(SweepLog(header), 3) == []
+    assert num_seeds(header.config) == 0 and confirmation_runs(SweepLog(header), 3) == []
