@@ -84,7 +84,8 @@ def in_words(sweep: SweepSummary) -> str:
     sentences = [_flattered(sweep, known), _compared(sweep, tables)] if known else []
     settled = [row for row in finalists if row.stays is not None]
     if leave := sum(row.stays is False for row in settled):
-        sentences.append(f"{leave} of {count(len(settled), 'finalist')} {_verb(leave, 'leave')} their method's front.")
+        which = "leaves its" if leave == 1 else "leave their"
+        sentences.append(f"{leave} of {count(len(settled), 'finalist')} {which} method's front.")
     elif settled:
         sentences.append("No finalist leaves its method's front.")
     if lost := sum(row.is_lost for row in finalists):
@@ -159,7 +160,3 @@ def _in_words(shift: float, direction: Direction) -> str:
 def _mean_shifts(rows: Iterable[Confirmed]) -> Row:
     columns = zip(*(row.shift for row in rows if row.shift is not None), strict=True)
     return tuple(statistics.fmean(column) for column in columns)
-
-
-def _verb(amount: int, verb: str) -> str:
-    return f"{verb}s" if amount == 1 else verb

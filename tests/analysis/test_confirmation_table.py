@@ -88,7 +88,7 @@ def test_where_the_search_flattered_itself_in_words(tmp_path):
         "With fresh seeds and on questions that the search never asked, model utility is 0.075 worse and forget "
         "efficacy is 0.100 worse than it said of the 4 finalists on average: the search flattered itself in model "
         "utility and forget efficacy. Of the model before unlearning, which was not selected, model utility is 0.020 "
-        "worse and forget efficacy is no different on these questions than on those. 1 of 4 finalists leaves their "
+        "worse and forget efficacy is no different on these questions than on those. 1 of 4 finalists leaves its "
         "method's front."
     )
 
@@ -120,7 +120,7 @@ def test_what_did_not_complete_is_said_and_counts_for_nothing(tmp_path):
     summary = summary_of(tmp_path / "lost", [*(r for r in runs if not r.key.startswith("confirm/B")), *lost])
     (row,) = (row for row in confirmation_table(summary, summary.forget_sets[0]).finalists if row.trial.method == "B")
     assert row.stays is None and row.mean is None
-    said = "1 of 3 finalists leaves their method's front. 1 finalist is not confirmed: none of its runs is complete."
+    said = "1 of 3 finalists leaves its method's front. 1 finalist is not confirmed: none of its runs is complete."
     assert said in in_words(summary)
     log = load_sweep(tmp_path / "lost")
     page = write_report(summarize(log), tmp_path / "report.html").read_text()
@@ -148,7 +148,7 @@ def test_page_and_terminal_show_both(tmp_path):
     assert "the search flattered itself in" in page.partition("<nav>")[0]
     console = Console(width=120, record=True)
     console.print(render_summary(summarize(log)))
-    assert "1 of 4 finalists leaves their method's front." in " ".join(console.export_text().split())
+    assert "1 of 4 finalists leaves its method's front." in " ".join(console.export_text().split())
 
 
 def test_a_sweep_without_it_shows_nothing_of_it(tmp_path):
