@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs
 from orchestrator.analysis import confirmation, words
 from orchestrator.analysis.answers import side_by_side
 from orchestrator.analysis.chains import OVER_TASKS, task_chains
+from orchestrator.analysis.confirmation_plots import confirmation_figures
 from orchestrator.analysis.downstream import downstream_table
 from orchestrator.analysis.kept import SHARE, best_kept
 from orchestrator.analysis.palette import BASELINE_COLORS, DARK_BASELINE_COLORS, method_colors, on_dark
@@ -59,17 +60,19 @@ def render(summary: SweepSummary) -> str:
     colors = _colors(summary)
     chains = [task_chains(group) for group in summary.forget_sets]
     drawn, over_tasks = figures(summary), task_figures(chains)
+    confirmations = [confirmation.confirmation_table(summary, group) for group in summary.forget_sets]
+    confirmed = confirmation_figures(summary, confirmations)
     return environment.get_template("report.html.j2").render(
         sweep=summary,
         answer=" ".join(text for text in (words.answer(summary), confirmation.in_words(summary)) if text),
         names=words.short_names(summary.params),
         colors=colors,
         axis_titles=axis_titles(summary.objectives),
-        plots={"fronts": drawn, "tasks": over_tasks, "colors": colors},
+        plots={"fronts": drawn, "confirmed": confirmed, "tasks": over_tasks, "colors": colors},
         chains=chains,
         over_tasks=OVER_TASKS,
         downstream=[downstream_table(group) for group in summary.forget_sets],
-        confirmations=[confirmation.confirmation_table(summary, group) for group in summary.forget_sets],
+        confirmations=confirmations,
         key_metrics=key_metrics(summary),
         measures=[words.measure(group, summary.objectives) for group in summary.forget_sets],
         kept=[best_kept(group, summary.objectives) for group in summary.forget_sets],

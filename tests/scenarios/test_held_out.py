@@ -32,7 +32,7 @@ def questions(tasks):
     return [{one.name: [row.question for row in one.rows] for one in each.evaluation} for each in tasks]
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(NUMBERS, st.randoms(use_true_random=False))
 def test_the_parts_are_disjoint_complete_and_independent_of_the_order(numbers, order):
     rows = [QARow(f"Who wrote book {number}?", f"Author {number}") for number in numbers]
@@ -45,7 +45,7 @@ def test_the_parts_are_disjoint_complete_and_independent_of_the_order(numbers, o
     assert [set(ask_part(task(rows), part).evaluation[0].rows) for part in (SEARCH, HELD_OUT)] == [*map(set, parts)]
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(), st.floats(0, 1), st.floats(0, 1))
 def test_a_larger_share_holds_out_all_that_a_smaller_one_does(text, one, other):
     row, (low, high) = QARow(text, ""), sorted((one, other))

@@ -71,7 +71,7 @@ def test_not_one_step_is_an_error_that_names_rows_and_batch(convention):
         plan_steps(sizes(batch_size=32, epochs=0.5), convention, seed=1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     forget=st.integers(1, 30),
     batch_size=st.integers(1, 30),
