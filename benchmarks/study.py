@@ -35,6 +35,7 @@ from orchestrator.tracking.sweep_log import load_sweep
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = (10, 20, 40)
+_ASKED = 20  # questions of a set at most, in the search and in the confirmation
 KINDS = {
     "untargeted": ("GA+GD", "GA+KL", "NPO+GD", "NPO+KL", "ME+GD"),
     "targeted": ("DPO+GD", "DPO+KL", "IDK+GD", "IDK+KL", "IDK+AP"),
@@ -65,7 +66,7 @@ def make_data(source: Path, folder: Path) -> None:
         _write(folder / f"kept{size}.json", [*kept, *forget[size:]])
     _write(folder / "retain_perturbed.json", questions)
     for name in ("real_authors_perturbed", "world_facts_perturbed"):
-        _write(folder / f"{name}.json", _rows(source / f"{name}.json"))
+        _write(folder / f"{name}.json", _rows(source / f"{name}.json")[:_ASKED])
 
 
 def make_retain_models(models: Path, scenario: Sequence[str], storage: Path) -> dict[str, Path]:
@@ -75,7 +76,7 @@ def make_retain_models(models: Path, scenario: Sequence[str], storage: Path) -> 
     for size in SIZES[:-1]:
         out = found[f"rows{size}"] = storage / f"retain_rows{size}"
         if not out.is_dir():
-            taught = ["train.learning_rate=1e-3", "train.epochs=10", "train.batch_size=16", "zero.stage=0"]
+            taught = ["train.learning_rate=1e-3", "train.epochs=5", "train.batch_size=8", "train.micro_batch_size=8"]
             command = [sys.executable, "-m", "orchestrator.finetune", str(out), *scenario, f"without=rows{size}"]
             subprocess.run([*command, f"base={base}", *taught], check=True)
     return found
@@ -96,13 +97,14 @@ def run(shared: Path, storage: Path, overrides: Sequence[str]) -> Path:
         f"methods={json.dumps(_METHODS)}",
         f"forget_sets={json.dumps(list(retain_models))}",
         f"search.space={json.dumps(_SPACE)}",
-        "search.trials_per_cell=8",
-        "search.startup_trials=4",
+        "search.trials_per_cell=6",
+        "search.startup_trials=3",
         "train.learning_rate=5e-4",
         "train.batch_size=8",
-        "evaluation.max_rows_per_set=20",
+        f"evaluation.max_rows_per_set={_ASKED}",
         "evaluation.encoder=embedded",
         "evaluation.entailment=embedded",
+        "early_stopping={rungs: [0.2, 0.4], keep: 1, rows_per_set: 5}",  # recorded, for benchmarks.early_stopping
         "confirm.seeds=3",
         "resources.workers_per_trial=1",
         "checkpoint.policy=best",
