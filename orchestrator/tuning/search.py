@@ -221,6 +221,7 @@ class Search:
                 objectives=log.header.objectives,
                 keep_weights=kept.policy != "none",
                 point_minutes=kept.every_minutes,
+                early_stopping=self.sweep.early_stopping,
                 front=() if kept.policy == "all" else tuple(tuple(objectives(trial)) for trial in known),
                 **self._retain_scores(f"retain_model/{forget_set}"),
             )

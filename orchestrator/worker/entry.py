@@ -14,12 +14,11 @@ import torch.distributed as dist
 from ray.train.torch import get_device
 
 from orchestrator.storage import StorageError, is_uri
-from orchestrator.tracking.journal import StepsReported, TaskFinished
 from orchestrator.tracking.pump import redact_uri
 from orchestrator.worker.engine import import_deepspeed
 from orchestrator.worker.parts import WorkerParts
 from orchestrator.worker.resume import PreemptedError
-from orchestrator.worker.trial import TrialJob, run_trial
+from orchestrator.worker.trial import Told, TrialJob, run_trial
 
 
 def serve(config: dict[str, Any]) -> None:
@@ -67,7 +66,7 @@ def _is_leaving() -> bool:
     return ray.train.get_preemption_info() is not None
 
 
-def _send(mailbox: Any, sequence: int, record: StepsReported | TaskFinished) -> None:
+def _send(mailbox: Any, sequence: int, record: Told) -> None:
     ray.get(mailbox.push.remote(sequence, record.model_dump_json()))
 
 
