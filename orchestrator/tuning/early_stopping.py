@@ -34,11 +34,11 @@ class SuccessiveHalving:
         return self._answers[asked]
 
     def _is_kept(self, reached: Sequence[tuple[float, ...]]) -> bool:
-        """Whether the last of them is kept."""
+        """Whether the last of them is kept; what equals one that is kept, as before the first real step, is kept too."""
         if len(reached) <= self._config.min_trials:
             return True
         num_kept = math.ceil(round(self._config.keep * len(reached), 6))
-        return len(reached) - 1 in best_first(reached, self._directions)[:num_kept]
+        return reached[-1] in [reached[i] for i in best_first(reached, self._directions)[:num_kept]]
 
 
 class RungScheduler(FIFOScheduler):

@@ -75,11 +75,11 @@ def test_a_search_that_was_cut_off_decides_as_one_that_was_not(values, keep, cut
 
 @given(st.lists(grid, min_size=1, max_size=30), shares, st.sampled_from(["maximize", "minimize"]))
 def test_with_one_objective_it_is_plain_successive_halving(values, keep, direction):
-    """A trial goes on if fewer than the share that is kept are at least as good and were there before."""
+    """A trial goes on if fewer are better than are kept."""
     found = answers([(value,) for value in values], keep=keep, directions=(direction,))
     sign = 1 if direction == "maximize" else -1
     for last, value in enumerate(values):
-        ahead = sum(sign * other >= sign * value for other in values[:last])
+        ahead = sum(sign * other > sign * value for other in values[:last])
         assert found[last] == (ahead < math.ceil(keep * (last + 1) - 1e-6))
 
 
@@ -100,6 +100,12 @@ def test_cells_and_rungs_are_compared_by_themselves():
     assert not rungs.reach(rung(1, (0.1, 0)))
     assert rungs.reach(rung(0, (0.1, 0), cell="GA+GD/forget05"))
     assert rungs.reach(rung(2, (0.1, 0), number=2))
+
+
+def test_trials_that_are_equal_so_far_all_go_on():
+    """As those at a rung in the warm-up may be, whose learning rates have hardly mattered."""
+    assert answers([(0.5, 0.5)] * 6) == [True] * 6
+    assert answers([(0.5, 0.5)] * 3 + [(0.4, 0.6), (0.5, 0.5)]) == [True, True, True, False, True]
 
 
 def test_what_was_answered_first_holds():
