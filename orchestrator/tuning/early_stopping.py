@@ -34,7 +34,7 @@ class SuccessiveHalving:
         return self._answers[asked]
 
     def _is_kept(self, reached: Sequence[tuple[float, ...]]) -> bool:
-        """Whether the last of them is kept; what equals one that is kept, as before the first real step, is kept too."""
+        """Whether the last of them is kept, as is what equals one that is: in the warm-up all may be equal."""
         if len(reached) <= self._config.min_trials:
             return True
         num_kept = math.ceil(round(self._config.keep * len(reached), 6))
