@@ -18,7 +18,7 @@ pytestmark = pytest.mark.ray
 STOPPING = EarlyStoppingConfig(rungs=(0.2, 0.4), keep=0.5, min_trials=1, rows_per_set=2)
 SETTINGS = (
     "methods=[GA+GD]",
-    "search.trials_per_cell=8",
+    "search.trials_per_cell=12",
     "search.sampler=random",
     f"early_stopping={{rungs: [0.2, 0.4], keep: {STOPPING.keep}, min_trials: 1, rows_per_set: 2}}",
 )
@@ -76,7 +76,7 @@ def cut_and_whole(models, tmp_path_factory):
 def test_trials_that_are_behind_are_stopped_and_the_slot_lives_on(cut_and_whole):
     groups, cut, _, _ = cut_and_whole
     ended = [trial.finished.state for trial in cut.searched() if trial.finished]
-    assert ended[-2] == TrialState.PRUNED and len(ended) >= 3
+    assert TrialState.PRUNED in ended[:-1]
     assert len(groups) == 1
 
 
@@ -85,7 +85,7 @@ def test_the_journal_says_which_and_a_resumed_sweep_decides_by_all_of_it(cut_and
     halving = SuccessiveHalving(STOPPING, [objective.direction for objective in log.header.objectives])
     stopped = {rung.key for rung in log.rungs if not halving.reach(rung)}
     trials = log.searched()
-    assert log.ended.state == "done" and len(trials) == 8
+    assert log.ended.state == "done" and len(trials) == 12
     assert {t.started.key for t in trials if t.finished.state == TrialState.PRUNED} == stopped
     assert {t.finished.state for t in trials} == {TrialState.PRUNED, TrialState.COMPLETE}
     assert log.rungs[: len(cut.rungs)] == cut.rungs and len(log.rungs) > len(cut.rungs)

@@ -1,17 +1,21 @@
 """Successive halving at rungs: who goes on is a function of the order in which trials get there."""
 
+import asyncio
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.analysis.pareto import best_first, front, is_dominated
 from orchestrator.early_stopping_config import EarlyStoppingConfig
+from orchestrator.load_config import ConfigError, load_config
+from orchestrator.resumable import check_resumable
 from orchestrator.tracking.journal import RungReached, StepsReported
 from orchestrator.tuning.early_stopping import RungScheduler, SuccessiveHalving
+from orchestrator.tuning.slot import Mailbox
 
 BOTH = ("maximize", "minimize")
 grid = st.integers(0, 4).map(lambda n: n / 4)  # ties are frequent
@@ -40,11 +44,13 @@ def answers(values, **settings):
     return [rungs.reach(rung(trial, value)) for trial, value in enumerate(values)]
 
 
+@settings(deadline=None)
 @given(points)
 def test_everything_goes_on_where_all_are_kept(values):
     assert all(answers(values, keep=1.0))
 
 
+@settings(deadline=None)
 @given(points, shares)
 def test_what_no_other_equals_in_any_objective_goes_on(values, keep):
     """Such a trial is the only one on its front; and whoever comes first goes on too."""
@@ -55,6 +61,7 @@ def test_what_no_other_equals_in_any_objective_goes_on(values, keep):
             assert found[last]
 
 
+@settings(deadline=None)
 @given(points, shares)
 def test_who_goes_on_is_not_dominated_by_as_many_as_are_kept(values, keep):
     for last, goes_on in enumerate(answers(values, keep=keep)):
@@ -63,6 +70,7 @@ def test_who_goes_on_is_not_dominated_by_as_many_as_are_kept(values, keep):
             assert len(better) < math.ceil(keep * (last + 1) - 1e-6)
 
 
+@settings(deadline=None)
 @given(points, shares, st.integers(0, 24))
 def test_a_search_that_was_cut_off_decides_as_one_that_was_not(values, keep, cut):
     """The journal is gone through again, in its order, and may hold rungs that a trial has reached twice."""
@@ -73,6 +81,7 @@ def test_a_search_that_was_cut_off_decides_as_one_that_was_not(values, keep, cut
     assert replayed == [*first[:cut], *first]
 
 
+@settings(deadline=None)
 @given(st.lists(grid, min_size=1, max_size=30), shares, st.sampled_from(["maximize", "minimize"]))
 def test_with_one_objective_it_is_plain_successive_halving(values, keep, direction):
     """A trial goes on if fewer are better than are kept."""
@@ -116,6 +125,7 @@ def test_what_was_answered_first_holds():
     assert rungs.reach(rung(2, (0.92, 0)))  # the second report of trial 1 does not count
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(grid, grid), max_size=24))
 def test_order_goes_front_by_front_and_is_the_same_in_other_units(values):
     order = best_first(values, BOTH)
@@ -176,3 +186,48 @@ def test_the_scheduler_records_first_then_answers_and_never_stops_a_trial_itself
 def test_settings_that_make_no_sense_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):
         EarlyStoppingConfig.model_validate(settings)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "settings", "words"),
+    [
+        ("continual_tiny", ["model.target=x", "early_stopping={}"], "a trial of scenario continual is scored in full"),
+        (
+            "quickstart",
+            ["evaluation.downstream=[mmlu]", "objectives=[downstream/mmlu]", "early_stopping={}"],
+            "downstream/mmlu is an objective, but downstream tasks are only run at a trial's end",
+        ),
+        ("quickstart", ["early_stopping.keeps=1"], "unknown key; did you mean early_stopping.keep"),
+    ],
+)
+def test_sweeps_without_an_early_score_are_refused(sweep, settings, words):
+    with pytest.raises(ConfigError, match=words):
+        load_config(sweep, settings)
+
+
+def test_it_is_off_by_default_and_a_resumed_sweep_keeps_it_as_it_was():
+    plain, stopping = load_config("quickstart"), load_config("quickstart", ["early_stopping={}"])
+    assert plain.early_stopping is None and stopping.early_stopping == EarlyStoppingConfig()
+    with pytest.raises(ConfigError, match="early_stopping: cannot change when a sweep is resumed"):
+        check_resumable(plain, stopping)
+
+
+def test_workers_wait_for_their_own_answer_and_for_none_once_the_slot_ends():
+    async def conversation():
+        mailbox = Mailbox()
+        await mailbox.assign("job")
+        waiting = asyncio.create_task(mailbox.goes_on("t001", 1))
+        await mailbox.answer("t000", 1, False)
+        await mailbox.answer("t001", 2, False)
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await mailbox.answer("t001", 1, True)
+        assert await waiting and await mailbox.goes_on("t001", 2) is False
+        await mailbox.assign("next job")
+        waiting = asyncio.create_task(mailbox.goes_on("t001", 1))  # answers are of one job
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await mailbox.stop()
+        assert await waiting is False
+
+    asyncio.run(conversation())
