@@ -26,9 +26,9 @@ from orchestrator.tracking.journal import RungReached, TrialState
 from orchestrator.tracking.sweep_log import SweepLog, TrialLog, load_sweep
 from orchestrator.tuning.early_stopping import SuccessiveHalving
 
-KEEPS = (1 / 2, 1 / 3, 1 / 4)
+KEEPS, MIN_TRIALS = (1 / 2, 1 / 3, 1 / 4), (1, 4)
 NUM_DRAWS = 2000
-# Stopping early should be on by default if these rungs and this share
+# Stopping early should be on by default if some setting of rungs, share and first trials would
 LEAST_SAVED = 0.20  # save this share of the seconds, net of what rungs cost,
 MOST_LOST_MEDIAN, MOST_LOST = 0.01, 0.05  # lose no more of the final hypervolume, in the median cell and in the worst,
 # and if of every method the interval of Kendall's tau at each of the rungs lies above 0.
@@ -140,9 +140,9 @@ def tau(signs: Sequence[NDArray[np.float64]], seed: int = 0) -> dict[str, float]
     return {"tau": share([np.ones(len(s)) for s in signs]), "low": float(low), "high": float(high)}
 
 
-def replay(cell: Cell, rungs: frozenset[int], share: float) -> dict[str, float]:
+def replay(cell: Cell, rungs: frozenset[int], stopping: EarlyStoppingConfig) -> dict[str, float]:
     """What stopping saves and loses, as shares: of steps, of seconds net of what rungs cost, of hypervolume."""
-    halving = SuccessiveHalving(EarlyStoppingConfig(keep=share), cell.directions)
+    halving = SuccessiveHalving(stopping, cell.directions)
     stopped: dict[str, RungReached] = {}
     for rung in cell.order:
         if rung.rung in rungs and rung.key not in stopped and not halving.reach(rung):
@@ -186,7 +186,8 @@ def measure(found: Sequence[Cell]) -> dict[str, Any]:
         for number in numbers
     ]
     sets = [*([number] for number in numbers), *([numbers] if len(numbers) > 1 else [])]
-    savings = [_saving(found, rungs, share) for rungs in sets for share in KEEPS]
+    settings = [EarlyStoppingConfig(keep=share, min_trials=first) for share in KEEPS for first in MIN_TRIALS]
+    savings = [_saving(found, rungs, stopping) for rungs in sets for stopping in settings]
     return {
         "cells": len(found),
         "trials": sum(len(cell.trials) for cell in found),
@@ -197,10 +198,11 @@ def measure(found: Sequence[Cell]) -> dict[str, Any]:
     }
 
 
-def _saving(found: Sequence[Cell], rungs: list[int], share: float) -> dict[str, Any]:
-    rows = [replay(cell, frozenset(rungs), share) for cell in found]
+def _saving(found: Sequence[Cell], rungs: list[int], stopping: EarlyStoppingConfig) -> dict[str, Any]:
+    rows = [replay(cell, frozenset(rungs), stopping) for cell in found]
     median = {name: float(np.median([row[name] for row in rows])) for name in rows[0]}
-    return {"rungs": rungs, "keep": share, **median, "worst volume": max(row["volume"] for row in rows)}
+    setting = {"rungs": rungs, "keep": stopping.keep, "min_trials": stopping.min_trials}
+    return {**setting, **median, "worst volume": max(row["volume"] for row in rows)}
 
 
 def verdict(ranks: Sequence[dict[str, Any]], savings: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -209,7 +211,7 @@ def verdict(ranks: Sequence[dict[str, Any]], savings: Sequence[dict[str, Any]]) 
     for row in sorted(savings, key=lambda row: -row["seconds"]):
         reasons = []
         if row["seconds"] < LEAST_SAVED:
-            reasons.append(f"saves {row['seconds']:.0%} of the seconds")
+            reasons.append(f"saves {row['seconds']:.0%} of the seconds" + " (rungs cost more)" * (row["seconds"] < 0))
         if row["volume"] > MOST_LOST_MEDIAN or row["worst volume"] > MOST_LOST:
             reasons.append(f"loses {row['volume']:.1%} of the hypervolume, {row['worst volume']:.1%} in the worst cell")
         unknown = [rank["method"] for rank in ranks if rank["rung"] in row["rungs"] and rank["low"] <= 0]
@@ -217,10 +219,14 @@ def verdict(ranks: Sequence[dict[str, Any]], savings: Sequence[dict[str, Any]]) 
             names = ", ".join(dict.fromkeys(unknown))
             reasons.append(f"early order does not predict final order of {names}")
         if not reasons:
-            return {"on_by_default": True, "setting": {"rungs": row["rungs"], "keep": row["keep"]}, "because": []}
-        failed.append((len(reasons), f"rungs {row['rungs']}, keep {row['keep']:.2f}: {'; '.join(reasons)}"))
+            return {"on_by_default": True, "setting": _setting(row), "because": []}
+        failed.append((len(reasons), f"{_setting(row)}: {'; '.join(reasons)}"))
     failed.sort(key=lambda one: one[0])
     return {"on_by_default": False, "setting": None, "because": [text for _, text in failed[:3]]}
+
+
+def _setting(row: dict[str, Any]) -> str:
+    return f"rungs {', '.join(map(str, row['rungs']))}, keep {row['keep']:.2f}, min_trials {row['min_trials']}"
 
 
 def page(facts: dict[str, Any], numbers: str) -> str:
@@ -230,18 +236,29 @@ def page(facts: dict[str, Any], numbers: str) -> str:
         [r["method"], str(r["rung"]), str(r["trials"]), f"{r['tau']:.2f}", f"{r['low']:.2f} to {r['high']:.2f}"]
         for r in facts["ranks"]
     ]
-    savings = [["rungs", "keep", "stopped", "steps saved", "seconds saved", "hypervolume lost", "in the worst cell"]]
+    savings = [
+        [
+            "rungs",
+            "keep",
+            "min_trials",
+            "stopped",
+            "steps saved",
+            "seconds saved",
+            "hypervolume lost",
+            "in the worst cell",
+        ]
+    ]
     savings += [
         [
             ", ".join(map(str, row["rungs"])),
             f"{row['keep']:.2f}",
+            str(row["min_trials"]),
             *(f"{row[name]:.1%}" for name in ("stopped", "steps", "seconds", "volume", "worst volume")),
         ]
         for row in facts["savings"]
     ]
     where = ", ".join(f"{number} at {share:.0%}" for number, share in facts["rungs"].items())
-    setting = facts["setting"]
-    said = f"Yes, with rungs {setting['rungs']} and keep {setting['keep']:.2f}." if setting else "No."
+    said = f"Yes: {facts['setting']}." if facts["on_by_default"] else "No."
     why = "".join(f"\n- {reason}" for reason in facts["because"])
     lines = [
         "# Does an early score predict the final one?",
@@ -262,8 +279,9 @@ def page(facts: dict[str, Any], numbers: str) -> str:
         "",
         grid(ranks),
         "",
-        "Successive halving, replayed in the order of the journals; shares of a cell, their median over cells. Seconds "
-        "are net of what rungs take. Searches that knew less would have suggested other trials; the replay does not.",
+        "Successive halving, replayed in the order of the journals; shares of a cell, their median over cells. "
+        "`min_trials`: so many first trials of a cell all go on. Seconds are net of what rungs take, which weighs less the "
+        "longer trials are. Searches that knew less would have suggested other trials; the replay does not.",
         "",
         grid(savings),
     ]

@@ -72,12 +72,15 @@ def test_where_early_scores_are_final_scores_stopping_is_free(tmp_path):
     assert [rank["method"] for rank in facts["ranks"]] == [m for m in METHODS for _ in (1, 2)]
     assert all(rank["tau"] == rank["low"] == rank["high"] == 1 and rank["trials"] == 24 for rank in facts["ranks"])
     assert all(row["volume"] == row["worst volume"] == 0 for row in facts["savings"])
-    half = next(row for row in facts["savings"] if row["rungs"] == [1] and row["keep"] == 1 / 2)
+    half = next(
+        row for row in facts["savings"] if row["rungs"] == [1] and row["keep"] == 1 / 2 and row["min_trials"] == 4
+    )
     # By hand: the first four go on; then 0.2, 0.05 and 0.15 are not in the better half so far.
     assert half["stopped"] == pytest.approx(3 / 12)
     assert half["steps"] == pytest.approx(3 * 8 / 120)
     assert half["seconds"] == pytest.approx(1 - (3 * 2.5 + 9 * 20.5) / 240)
-    assert facts["on_by_default"] and facts["setting"]["keep"] == 1 / 4 and facts["because"] == []
+    assert facts["on_by_default"] and facts["because"] == []
+    assert facts["setting"] == "rungs 1, 2, keep 0.25, min_trials 1"  # saves most
 
 
 def test_where_early_scores_say_the_opposite_the_best_are_lost_and_the_verdict_says_why(tmp_path):
@@ -104,7 +107,7 @@ def test_the_command_writes_a_record_and_a_page(tmp_path):
     assert facts["on_by_default"] and facts["sweeps"] == ["sweep"] and facts["rows_per_set"] == 20
     page = out.with_suffix(".md").read_text()
     assert page.strip() == done.stdout.strip()
-    assert "**Should trials be stopped by default? Yes, with rungs [1] and keep 0.25.**" in page
+    assert "**Should trials be stopped by default? Yes: rungs 1, 2, keep 0.25, min_trials 1.**" in page
     assert "| GA+GD | 1 | 24 | 1.00 | 1.00 to 1.00 |" in page
 
 

@@ -47,7 +47,7 @@ class Case:
 
 DROPOUT = LoraConfig(dropout=0.3)
 SETTINGS = [
-    *(("zero", stage, workers, None) for stage, workers in ((0, 1), (2, 2), (3, 1), (3, 2))),
+    *(("zero", stage, workers, None) for stage, workers in ((0, 1), (2, 2), (3, 2))),
     *(("adapters", stage, workers, DROPOUT) for stage, workers in ((0, 1), (3, 2))),
 ]
 PAIRS = [
@@ -60,7 +60,7 @@ CASES = [
     Case("after stopped", 2, 2),
     Case("cut", 0, die=2),
     Case("again", 0, after="cut"),
-    Case("diverged", method="GA", learning_rate=1e38),
+    Case("diverged", method="GA", learning_rate=1e17),
 ]
 
 
@@ -165,7 +165,7 @@ def test_a_rung_is_scored_by_the_model_as_it_stands_whatever_the_sharding(runs):
     (first, second), *others = rungs.values()
     assert first.metrics != second.metrics and set(first.metrics) == set(runs["zero0 1 True"][2].metrics)
     assert first.objectives == (first.metrics["model_utility"], first.metrics["forget_efficacy"])
-    assert len(others) == 3
+    assert len(others) == 2
     for other in others:
         assert other[0].metrics == pytest.approx(first.metrics, rel=1e-3, abs=1e-6)
 
