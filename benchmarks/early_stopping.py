@@ -280,8 +280,8 @@ def page(facts: dict[str, Any], numbers: str) -> str:
         grid(ranks),
         "",
         "Successive halving, replayed in the order of the journals; shares of a cell, their median over cells. "
-        "`min_trials`: so many first trials of a cell all go on. Seconds are net of what rungs take, which weighs less the "
-        "longer trials are. Searches that knew less would have suggested other trials; the replay does not.",
+        "`min_trials`: so many first trials of a cell all go on. Seconds are net of what rungs take, which weighs less "
+        "the longer trials are. Searches that knew less would have suggested other trials; the replay does not.",
         "",
         grid(savings),
     ]
