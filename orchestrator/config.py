@@ -20,6 +20,7 @@ from pydantic import (
 from methods.config import VALID_METHODS, parse_method
 from orchestrator.base_config import EMBEDDED, Config, Value
 from orchestrator.confirm_config import ConfirmConfig
+from orchestrator.early_stopping_config import EarlyStoppingConfig
 from orchestrator.scenario_config import ScenarioConfig
 from orchestrator.space import Choice, FloatRange, IntRange, Range, flatten_space, nested_space
 from orchestrator.storage import DEFAULT_STORAGE, check_uri, copies, is_uri
@@ -164,6 +165,9 @@ class SweepConfig(Config):
         None, description="train adapters instead of all weights; lora={} takes the paper's"
     )
     evaluation: EvaluationConfig = EvaluationConfig()
+    early_stopping: EarlyStoppingConfig | None = Field(
+        None, description="none: every trial runs to its end; early_stopping={} takes the defaults"
+    )
     confirm: ConfirmConfig = ConfirmConfig()
     resources: ResourcesConfig = ResourcesConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -194,6 +198,8 @@ class SweepConfig(Config):
             self._check_made_here()
         self._check_models()
         self._check_objectives()
+        if self.early_stopping is not None:
+            self.early_stopping.check(self.scenario.name, self.objectives)
         self.confirm.check(self.objectives, seeds_matter=self.train.convention != "paper_code" or self.lora is not None)
         self._check_methods()
         return self

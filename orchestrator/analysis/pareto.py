@@ -120,6 +120,37 @@ def knee(values: ArrayLike, directions: Sequence[Direction]) -> int:
     return int(members[order[0]])
 
 
+def best_first(values: ArrayLike, directions: Sequence[Direction]) -> list[int]:
+    """Indices of the rows of `values` (N, M) from the best to the worst.
+
+    Front after front, as non-dominated sorting finds them. Of a front the knee comes first, then always the row
+    farthest from those before it (an epsilon-net, as in arXiv 2106.12639): Euclidean distance, each objective scaled to
+    the front; ties by the index. ValueError: as for `knee`, but no rows are fine.
+    """
+    points = checked_points(values, directions)
+    if len(points) == 0:
+        return []
+    ranks = moocore.pareto_rank(as_costs(points, directions))
+    order: list[int] = []
+    for rank in range(int(ranks.max()) + 1):
+        members = np.flatnonzero(ranks == rank)
+        order += members[_epsilon_net(points[members], directions)].tolist()
+    return order
+
+
+def _epsilon_net(points: Points, directions: Sequence[Direction]) -> list[int]:
+    """Indices of the rows of one front."""
+    spans = np.ptp(points, axis=0)
+    scaled = points / np.where(spans > 0, spans, 1.0)
+    order = [knee(points, directions)]
+    distances = np.full(len(points), np.inf)
+    while len(order) < len(points):
+        distances = np.minimum(distances, np.linalg.norm(scaled - scaled[order[-1]], axis=1).round(12))
+        distances[order[-1]] = -1.0  # never again
+        order.append(int(distances.argmax()))
+    return order
+
+
 def checked_points(values: ArrayLike, directions: Sequence[Direction]) -> Points:
     """`values` as an array (N, M) of one column a direction, N from 0. ValueError: as for `front`."""
     unknown = set(directions) - set(get_args(Direction))

@@ -142,6 +142,23 @@ class TaskFinished(_Record):
     scores_sha256: str | None = None
 
 
+class RungReached(_Record):
+    """The model as it stands after `step` of a trial's `num_steps` optimizer steps, asked a few questions.
+
+    `rung` counts from 1. `metrics` and `objectives` as in TrialFinished, but of fewer questions. `seconds`: what
+    the trial has taken so far, by phase.
+    """
+
+    kind: Literal["rung_reached"] = "rung_reached"
+    key: str
+    rung: int
+    step: int
+    num_steps: int
+    metrics: dict[str, float]
+    objectives: tuple[float, ...]
+    seconds: dict[str, float]
+
+
 Shared = Annotated[str, AfterValidator(sys.intern)]  # a text that is the same in many records is kept once
 
 
@@ -196,7 +213,14 @@ class SweepEnded(_Record):
 
 
 Record = Annotated[
-    SweepStarted | TrialStarted | StepsReported | TaskFinished | TrialFinished | CheckpointDeleted | SweepEnded,
+    SweepStarted
+    | TrialStarted
+    | StepsReported
+    | RungReached
+    | TaskFinished
+    | TrialFinished
+    | CheckpointDeleted
+    | SweepEnded,
     Field(discriminator="kind"),
 ]
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Record)

@@ -21,6 +21,7 @@ from orchestrator.tracking.journal import (
     CheckpointDeleted,
     JournalError,
     Record,
+    RungReached,
     StepsReported,
     SweepEnded,
     SweepStarted,
@@ -94,10 +95,8 @@ class MlflowView:
                         self._tag_experiment(client, {"lethe.sweep_state": state})
                     case TrialStarted(key=key):  # a trial that was cut off starts again from nothing
                         pending[key] = _Pending(record)
-                    case StepsReported(key=key):
-                        pending.setdefault(key, _Pending()).metrics += _step_metrics(record)
-                    case TaskFinished(key=key):
-                        pending.setdefault(key, _Pending()).metrics += _task_metrics(record)
+                    case StepsReported(key=key) | RungReached(key=key) | TaskFinished(key=key):
+                        pending.setdefault(key, _Pending()).metrics += _metrics(record)
                     case TrialFinished(key=key):
                         pending.setdefault(key, _Pending()).finished = record
                     case CheckpointDeleted(key=key):
@@ -363,8 +362,19 @@ def _send(
     run.tags |= news
 
 
-def _step_metrics(record: StepsReported) -> list[Metric]:
+def _metrics(record: StepsReported | RungReached | TaskFinished) -> list[Metric]:
+    """What was measured on the way: after a task of a chain at the task's number, else by the number of steps."""
     time_ms = _milliseconds(record.time)
+    match record:
+        case StepsReported():
+            return _step_metrics(record, time_ms)
+        case RungReached(step=step):
+            return [Metric(f"rung/{name}", value, time_ms, step) for name, value in record.metrics.items()]
+        case TaskFinished(task=task):
+            return [Metric(page.task_metric(name), value, time_ms, task) for name, value in record.metrics.items()]
+
+
+def _step_metrics(record: StepsReported, time_ms: int) -> list[Metric]:
     names = ("loss", "forget_loss", "retain_loss", "learning_rate", "grad_norm")
     return [
         Metric(f"train/{name}", value, time_ms, step.step)
@@ -372,12 +382,6 @@ def _step_metrics(record: StepsReported) -> list[Metric]:
         for name in names
         if (value := getattr(step, name)) is not None
     ]
-
-
-def _task_metrics(record: TaskFinished) -> list[Metric]:
-    """What was measured after a task of a chain, at the task's number: curves over the tasks."""
-    time_ms = _milliseconds(record.time)
-    return [Metric(page.task_metric(name), value, time_ms, record.task) for name, value in record.metrics.items()]
 
 
 def _final_tags(finished: TrialFinished) -> dict[str, str]:

@@ -9,6 +9,7 @@ from orchestrator.tracking.journal import (
     CheckpointDeleted,
     JournalError,
     Record,
+    RungReached,
     StepRecord,
     StepsReported,
     SweepEnded,
@@ -19,6 +20,8 @@ from orchestrator.tracking.journal import (
     TrialState,
     read_records,
 )
+
+_OF_A_TRIAL = (StepsReported, RungReached, TaskFinished, TrialFinished, CheckpointDeleted)
 
 
 @dataclass(slots=True)
@@ -89,10 +92,14 @@ def _gpu_seconds(started: TrialStarted, end: float) -> float:
 
 @dataclass(slots=True)
 class SweepLog:
-    """A journal read back; `trials` in the order of their first start. A driver does without their steps."""
+    """A journal read back; `trials` in the order of their first start. A driver does without their steps.
+
+    `rungs`: every report of a rung in order, those that were told again by a later attempt included.
+    """
 
     header: SweepStarted
     trials: dict[str, TrialLog] = field(default_factory=dict)
+    rungs: list[RungReached] = field(default_factory=list)
     ended: SweepEnded | None = None
     keeps_steps: bool = True
     _cells: dict[tuple[str, str], dict[str, TrialLog]] = field(default_factory=dict)  # the same trials, found faster
@@ -120,6 +127,7 @@ class SweepLog:
 
     def add(self, record: Record) -> None:
         """Take one more record, in the order of the journal."""
+        self._check(record)
         self._spent.add(record)
         match record:
             case SweepStarted():
@@ -130,16 +138,12 @@ class SweepLog:
                 trial = self.trials[key] = TrialLog(record)
                 if trial.is_searched:
                     self._cells.setdefault((record.method, record.forget_set), {})[key] = trial
-            case (
-                StepsReported(key=key) | TaskFinished(key=key) | TrialFinished(key=key) | CheckpointDeleted(key=key)
-            ) if key not in self.trials:
-                raise JournalError(
-                    f"the journal has a {record.kind} record of {key}, which never started; it is broken"
-                )
             case StepsReported(key=key) if self.keeps_steps:
                 known = self.trials[key].steps  # a trial whose workers died reports its steps again
                 first = record.steps[0].step if record.steps else len(known)
                 self.trials[key].steps = [step for step in known if step.step < first] + list(record.steps)
+            case RungReached():
+                self.rungs.append(record)
             case TaskFinished(key=key, task=task):  # told again after the workers died
                 earlier = [one for one in self.trials[key].tasks if one.task < task]
                 self.trials[key].tasks = [*earlier, record]
@@ -148,6 +152,12 @@ class SweepLog:
                 self.trials[key].checkpoint = record.checkpoint
             case CheckpointDeleted(key=key):
                 self.trials[key].checkpoint = None
+
+    def _check(self, record: Record) -> None:
+        if isinstance(record, _OF_A_TRIAL) and record.key not in self.trials:
+            raise JournalError(
+                f"the journal has a {record.kind} record of {record.key}, which never started; it is broken"
+            )
 
 
 def load_sweep(sweep_dir: Path, *, keeps_steps: bool = True) -> SweepLog:

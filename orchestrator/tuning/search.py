@@ -40,6 +40,7 @@ from orchestrator.tuning.cell_search import (
     seed_of,
     trial_key,
 )
+from orchestrator.tuning.early_stopping import RungScheduler, SuccessiveHalving
 from orchestrator.tuning.resources import Node, Plan, head_share
 from orchestrator.worker.trial import TrialJob
 
@@ -128,7 +129,11 @@ class Search:
         tuner = tune.Tuner(
             tune.with_resources(run_on_slot, {"CPU": 0, _HEAD: head_share(plan.num_slots)}),
             tune_config=tune.TuneConfig(
-                search_alg=search, num_samples=-1, max_concurrent_trials=plan.num_slots, reuse_actors=True
+                search_alg=search,
+                scheduler=self._scheduler(search),
+                num_samples=-1,
+                max_concurrent_trials=plan.num_slots,
+                reuse_actors=True,
             ),
             run_config=tune.RunConfig(
                 storage_path=str(scratch),
@@ -181,6 +186,18 @@ class Search:
             },
         )
 
+    def _scheduler(self, search: CellSearch) -> RungScheduler | None:
+        """What stops trials at their rungs; it knows those that earlier sittings reached. None: nothing does."""
+        from orchestrator.tuning.slot import answer  # noqa: PLC0415
+
+        config, log = self.sweep.early_stopping, self.recorder.log
+        if config is None:
+            return None
+        halving = SuccessiveHalving(config, [objective.direction for objective in log.header.objectives])
+        for rung in log.rungs:
+            halving.reach(rung)
+        return RungScheduler(search, halving, answer)
+
     def _budget(self) -> str | None:
         """Why no trial may begin any more."""
         limits = self.sweep.resources
@@ -221,6 +238,7 @@ class Search:
                 objectives=log.header.objectives,
                 keep_weights=kept.policy != "none",
                 point_minutes=kept.every_minutes,
+                early_stopping=self.sweep.early_stopping,
                 front=() if kept.policy == "all" else tuple(tuple(objectives(trial)) for trial in known),
                 **self._retain_scores(f"retain_model/{forget_set}"),
             )

@@ -1,8 +1,9 @@
 """A slot: one long-lived Ray Train worker group that runs many trials one after another.
 
     Tune trainable (reused actor)  --assign(job)-->  Mailbox  <--next_job(after)--  N workers of one TorchTrainer
-               ^                                       | ^
-               +------------ poll(): records ----------+ +---------- push(), fail() from rank 0
+               ^                                     ^ | ^
+               +------------ poll(): records --------|-+ +---------- push(), fail(), goes_on() from rank 0
+    Tune scheduler (driver)  --answer(rung)----------+
 
 Starting a group costs half a minute (every process imports torch, transformers and DeepSpeed), the next trial of a
 group a fraction of a second.
@@ -21,7 +22,7 @@ from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.base_config import Config
-from orchestrator.tracking.journal import TrialFinished, TrialState
+from orchestrator.tracking.journal import RungReached, TrialFinished, TrialState
 from orchestrator.tuning.left_room import free_left_room
 
 _POLL_SECONDS = 1.0
@@ -73,6 +74,7 @@ class Mailbox:
     def __init__(self) -> None:
         self._sequence, self._job = 0, ""
         self._records: list[str] = []
+        self._answers: dict[tuple[str, int], bool] = {}
         self._failure: tuple[str, Retry] | None = None
         self._left = self._stopped = self._ended = False
         self._changed = asyncio.Condition()
@@ -80,7 +82,7 @@ class Mailbox:
     async def assign(self, job: str) -> int:
         """Offer a job to all workers; returns its sequence number."""
         self._sequence, self._job, self._records = self._sequence + 1, job, []
-        self._failure, self._left = None, False
+        self._answers, self._failure, self._left = {}, None, False
         await self._notify()
         return self._sequence
 
@@ -96,6 +98,16 @@ class Mailbox:
         if sequence == self._sequence:
             self._records.append(record)
             await self._notify()
+
+    async def answer(self, key: str, rung: int, goes_on: bool) -> None:
+        """Say whether a trial goes on from a rung."""
+        self._answers[key, rung] = goes_on
+        await self._notify()
+
+    async def goes_on(self, key: str, rung: int) -> bool | None:
+        """Whether a trial goes on from a rung; None: not known yet, ask again."""
+        await self._wait(lambda: self._stopped or (key, rung) in self._answers)
+        return False if self._stopped else self._answers.get((key, rung))
 
     async def fail(self, sequence: int, reason: str, retry: Retry) -> None:
         """A rank cannot go on; the first reason counts. `retry`: as TrialFailedError."""
@@ -342,6 +354,13 @@ def _lost_to_preemption(error: BaseException | None) -> bool:
 
 def _short(error: BaseException | None) -> str:
     return "no reason given" if error is None else f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+
+
+def answer(slot: str, rung: RungReached, goes_on: bool) -> None:
+    """Driver: tell the workers of a trial whether it goes on from a rung, where they wait for it."""
+    with contextlib.suppress(ValueError, RayActorError):  # gone with its workers: the trial starts again elsewhere
+        mailbox: Any = ray.get_actor(slot)
+        mailbox.answer.remote(rung.key, rung.rung, goes_on)
 
 
 def stop_slots(names: set[str], timeout_seconds: float = 20.0) -> None:

@@ -108,6 +108,27 @@ class DeepSpeedEngine:
         self._engine.train()
         return value
 
+    @contextmanager
+    def whole_model(self) -> Iterator[Any]:
+        """The model as it stands, to be asked on each rank by itself; all ranks together.
+
+        Nothing of what training goes on with is changed, random generators included. Under ZeRO 3 it is a copy, which
+        takes room for whole weights on every rank.
+        """
+        devices = [self.device] if self.device.type == "cuda" else []
+        linear = nn.functional.linear
+        with torch.random.fork_rng(devices), torch.no_grad():
+            if self.stage == 3:
+                yielded = model_with_weights(self._model, self._whole_weights()).to(self.device)
+                nn.functional.linear = _LINEAR  # as in the evaluation at the end
+            else:
+                yielded = self._model
+            try:
+                yield yielded.eval()
+            finally:
+                nn.functional.linear = linear
+        self._engine.train()
+
     def backward(self, fn: Callable[[Predictions], Tensor], *, scale: float) -> None:
         """Add scale * d fn to the gradients; the ranks' gradients are averaged at the step."""
         self._engine.backward(self._engine(fn) * scale, scale_wrt_gas=False)

@@ -14,12 +14,12 @@ import torch.distributed as dist
 from ray.train.torch import get_device
 
 from orchestrator.storage import StorageError, is_uri
-from orchestrator.tracking.journal import StepsReported, TaskFinished
+from orchestrator.tracking.journal import RungReached
 from orchestrator.tracking.pump import redact_uri
 from orchestrator.worker.engine import import_deepspeed
 from orchestrator.worker.parts import WorkerParts
 from orchestrator.worker.resume import PreemptedError
-from orchestrator.worker.trial import TrialJob, run_trial
+from orchestrator.worker.trial import Told, TrialJob, run_trial
 
 
 def serve(config: dict[str, Any]) -> None:
@@ -32,7 +32,7 @@ def serve(config: dict[str, Any]) -> None:
             ray.get(mailbox.leave.remote(sequence))
             return
         try:
-            result = run_trial(job, parts, partial(_send, mailbox, sequence), _is_leaving)
+            result = run_trial(job, parts, partial(_send, mailbox, sequence), _is_leaving, partial(_goes_on, mailbox))
         except PreemptedError:  # all ranks together
             ray.get(mailbox.leave.remote(sequence))
             return
@@ -67,8 +67,16 @@ def _is_leaving() -> bool:
     return ray.train.get_preemption_info() is not None
 
 
-def _send(mailbox: Any, sequence: int, record: StepsReported | TaskFinished) -> None:
+def _send(mailbox: Any, sequence: int, record: Told) -> None:
     ray.get(mailbox.push.remote(sequence, record.model_dump_json()))
+
+
+def _goes_on(mailbox: Any, rung: RungReached) -> bool:
+    """Wait for the driver's answer."""
+    answer: bool | None = None
+    while answer is None:
+        answer = ray.get(mailbox.goes_on.remote(rung.key, rung.rung))
+    return answer
 
 
 def _lost_a_peer(error: Exception) -> bool:

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from metrics.suites import ExampleScore, summarise
-from orchestrator.scenarios.base import EvaluationSet, SetKind
+from metrics.suites import ExampleScore, forget_quality_from_ratios, forget_quality_metrics, summarise
+from orchestrator.scenarios.base import EvaluationSet, SetKind, Task
 from orchestrator.tracking.journal import ExampleAnswer
 from orchestrator.trial_config import EvaluationConfig, ModelConfig
 from orchestrator.worker.parts import WorkerParts
 from orchestrator.worker.score import all_questions, score_questions
 
 Scores = dict[str, list[ExampleScore]]
+Row = TypeVar("Row")
 _EXAMPLES_PER_SET = 5
 
 
@@ -49,12 +50,24 @@ def forget_efficacy(scores: Sequence[ExampleScore]) -> float:
     return summarise({"forget": scores}, {"forget": SetKind.FORGET.value})["forget_efficacy"]
 
 
+def whole_metrics(task: Task, scores: Scores, retain_scores: Path | None) -> dict[str, float]:
+    """Every metric of a task, or of a part of its questions, and Forget Quality where a retain model is known.
+
+    `retain_scores`: file of the retain model's scores on all questions; without one its ratios in the task, if any.
+    """
+    metrics, asked = summarise_sets(scores, task.evaluation), scores.get("forget", [])
+    if retain_scores is not None:
+        return metrics | forget_quality_metrics(asked, spread(read_scores(retain_scores)["forget"], len(asked)))
+    if task.retain_ratios is not None:
+        return metrics | forget_quality_from_ratios(asked, task.retain_ratios)
+    return metrics
+
+
 def example_answers(scores: Scores) -> tuple[ExampleAnswer, ...]:
     """Answers to a few questions spread over each set, the same in every trial."""
     chosen = []
     for rows in scores.values():
-        number = min(_EXAMPLES_PER_SET, len(rows))
-        chosen += [rows[i * len(rows) // number] for i in range(number)]
+        chosen += spread(rows, _EXAMPLES_PER_SET)
     return tuple(
         ExampleAnswer(
             set_name=score.set_name,
@@ -65,6 +78,12 @@ def example_answers(scores: Scores) -> tuple[ExampleAnswer, ...]:
         )
         for score in chosen
     )
+
+
+def spread(rows: Sequence[Row], number: int) -> list[Row]:
+    """So many of the rows, evenly spread over them, or all that there are."""
+    number = min(number, len(rows))
+    return [rows[i * len(rows) // number] for i in range(number)]
 
 
 def write_scores(scores: Scores, path: Path) -> str:

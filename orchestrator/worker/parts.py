@@ -56,7 +56,7 @@ class WorkerParts:
 
 @dataclass
 class Clock:
-    """Seconds by phase of a trial; phases follow one another."""
+    """Seconds by phase of a trial; while a phase runs inside of another, the outer one stands still."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     _phase: tuple[str, float] | None = None
@@ -64,9 +64,12 @@ class Clock:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Add the time of a block to a phase."""
-        self._phase = name, time.perf_counter()
-        yield
-        self.seconds, self._phase = self.so_far(), None
+        outer = self._phase and self._phase[0]
+        self._switch(name)
+        try:
+            yield
+        finally:
+            self._switch(outer)
 
     def so_far(self) -> dict[str, float]:
         """Seconds by phase, with what the phase under way has taken."""
@@ -74,3 +77,7 @@ class Clock:
             return dict(self.seconds)
         name, start = self._phase
         return self.seconds | {name: self.seconds.get(name, 0.0) + time.perf_counter() - start}
+
+    def _switch(self, name: str | None) -> None:
+        self.seconds = self.so_far()
+        self._phase = None if name is None else (name, time.perf_counter())

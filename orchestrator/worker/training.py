@@ -21,6 +21,7 @@ from orchestrator.worker.parts import Clock, WorkerParts
 from orchestrator.worker.plan import Sizes, learning_rate, plan_steps
 from orchestrator.worker.reference import ReferenceAnswers, reference_needs
 from orchestrator.worker.resume import TrainingPoints
+from orchestrator.worker.rungs import Rungs, StoppedError
 
 ReportSteps = Callable[[Sequence[StepRecord]], None]
 
@@ -76,12 +77,14 @@ def train_task(
     clock: Clock,
     reference: Callable[[DeepSpeedEngine], ReferenceAnswers | None],
     points: TrainingPoints | None = None,
+    rungs: Rungs | None = None,
 ) -> Any:
     """The model after the task, whole on every rank. Every rank calls `report` with the steps of each epoch.
 
     `model` is what the task starts from, and what `reference` is asked about, once. Training goes on from `points`, if
-    they hold one, and leaves others; steps done by a point are reported before it is written. NotFiniteError: a loss or
+    they hold one, and leaves others; steps done by a point or a rung are reported before it. NotFiniteError: a loss or
     its gradient was not finite; that step is the last that is reported. PreemptedError: as TrainingPoints.save.
+    StoppedError: at a rung. `rungs` may raise NotFiniteError too.
     """
     assert config.method is not None
     with clock.phase("setup"):
@@ -90,26 +93,44 @@ def train_task(
     with clock.phase("reference"):
         answers = reference(engine)
     with clock.phase("train"):
-        steps_per_epoch = max(1, len(plan.task.forget) // config.train.batch_size)
-        num_steps = len(plan.schedule.steps)
-        steps: list[StepRecord] = []
-        finite = True
-        first = points.take_up(engine) if points else 0
-        method = build_method(config.method)
-        for step in train_steps(engine, method, plan.builder, plan.schedule, answers, first=first):
-            steps.append(step)
-            finite, done = step.is_finite, step.step + 1
-            last = done == num_steps or not finite
-            point = points is not None and not last and points.after_step(engine, done, steps_per_epoch)
-            if len(steps) >= steps_per_epoch or last or point:
-                report(steps)
-                steps = []
-            if points is not None and point:
-                points.save(engine, done)
-        trained = engine.release()
-    if not finite:
-        raise NotFiniteError("the training loss or its gradient is not finite")
-    return trained
+        try:
+            _take_steps(engine, plan, answers, report, points, rungs)
+        except (NotFiniteError, StoppedError):
+            engine.close()
+            raise
+        return engine.release()
+
+
+def _take_steps(
+    engine: DeepSpeedEngine,
+    plan: TaskPlan,
+    answers: ReferenceAnswers | None,
+    report: ReportSteps,
+    points: TrainingPoints | None,
+    rungs: Rungs | None,
+) -> None:
+    """The steps of a task, see train_task."""
+    steps_per_epoch = max(1, len(plan.task.forget) // plan.builder.train.batch_size)
+    num_steps = len(plan.schedule.steps)
+    rung_after = rungs.by_step(num_steps) if rungs else {}
+    steps: list[StepRecord] = []
+    first = points.take_up(engine) if points else 0
+    method = build_method(plan.builder.method)
+    for step in train_steps(engine, method, plan.builder, plan.schedule, answers, first=first):
+        steps.append(step)
+        done = step.step + 1
+        last = done == num_steps or not step.is_finite
+        point = points is not None and not last and points.after_step(engine, done, steps_per_epoch)
+        rung = None if last else rung_after.get(done)
+        if len(steps) >= steps_per_epoch or last or point or rung:
+            report(steps)
+            steps = []
+        if not step.is_finite:
+            raise NotFiniteError("the training loss or its gradient is not finite")
+        if rungs is not None and rung:
+            rungs.climb(engine, rung, num_steps)
+        if points is not None and point:
+            points.save(engine, done)
 
 
 def reference_answers(

@@ -7,29 +7,32 @@ and ends exactly as one that was not.
 
 import gc
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 
-from metrics.suites import forget_quality_from_ratios, forget_quality_metrics
 from orchestrator.analysis.pareto import is_dominated
 from orchestrator.base_config import Config, Value
+from orchestrator.early_stopping_config import EarlyStoppingConfig
 from orchestrator.scenarios.base import Task
 from orchestrator.storage import Storage, open_storage
 from orchestrator.tracking.checkpoints import RESUME_FOLDER, WEIGHTS_FOLDER
 from orchestrator.tracking.journal import (
     ObjectiveRecord,
+    RungReached,
     StepRecord,
     StepsReported,
     TaskFinished,
     TrialFinished,
     TrialState,
+    parse_record,
 )
 from orchestrator.trial_config import TrialConfig
 from orchestrator.worker.chain import as_after, asked_after, chain_metrics, task_metrics
@@ -41,18 +44,19 @@ from orchestrator.worker.evaluation import (
     Scores,
     evaluate,
     example_answers,
-    read_scores,
-    summarise_sets,
+    whole_metrics,
     write_scores,
 )
 from orchestrator.worker.model import load_model, save_model
 from orchestrator.worker.parts import Clock, WorkerParts
 from orchestrator.worker.reference import ReferenceAnswers
 from orchestrator.worker.resume import TrainingPoints
+from orchestrator.worker.rungs import Rungs, StoppedError, rung_task
 from orchestrator.worker.training import plan_task, reference_answers, train_task
 
 SCORES_FILE = "examples.jsonl"
-Report = Callable[[StepsReported | TaskFinished], None]
+Told = StepsReported | RungReached | TaskFinished
+Report = Callable[[Told], None]
 _LOG = logging.getLogger(__name__)
 _MOST_NOTES = 5
 
@@ -67,6 +71,7 @@ class TrialJob(Config):
     objectives: tuple[ObjectiveRecord, ...]
     keep_weights: bool
     point_minutes: float = 10.0
+    early_stopping: EarlyStoppingConfig | None = None
     front: tuple[tuple[float, ...], ...] = ()
     retain_scores: str | None = None
     retain_scores_sha256: str | None = None
@@ -83,18 +88,22 @@ class TrialJob(Config):
 
 
 def run_trial(
-    job: TrialJob, parts: WorkerParts, report: Report, is_leaving: Callable[[], bool] = lambda: False
+    job: TrialJob,
+    parts: WorkerParts,
+    report: Report,
+    is_leaving: Callable[[], bool] = lambda: False,
+    goes_on: Callable[[RungReached], bool] = lambda rung: True,
 ) -> TrialFinished:
     """Train if the trial has a method, evaluate where it was trained, keep the weights if they may be wanted.
 
     Every rank of the process group calls this with the same job; each returns a record, and rank 0's is the one that
-    holds metrics. Rank 0 calls `report` with the steps of each epoch and, in a chain, at the end of each task.
-    `is_leaving`, and PreemptedError: as TrainingPoints.
+    holds metrics. Rank 0 calls `report` with the steps of each epoch, with each rung, and then asks whether the trial
+    `goes_on` from it, and in a chain at the end of each task. `is_leaving`, and PreemptedError: as TrainingPoints.
     """
     clock = Clock()
     try:
         with clock.phase("setup"):
-            chain = _Chain(job, parts, report, clock, parts.tasks(job.config), is_leaving)
+            chain = _Chain(job, parts, report, clock, parts.tasks(job.config), is_leaving, goes_on)
             load_downstream(job.config.downstream, job.config.evaluation)  # what cannot be read is found out first
         model = chain.run()
         metrics = chain.metrics() | chain.downstream(model)
@@ -114,6 +123,10 @@ def run_trial(
             objectives=tuple(objective.worst for objective in job.objectives),
             error=str(error),
         )
+    except StoppedError as stopped:
+        result = TrialFinished(
+            key=job.key, state=TrialState.PRUNED, objectives=stopped.rung.objectives, error=str(stopped)
+        )
     _free_memory()
     job.storage.drop_copy(f"{job.folder}/{RESUME_FOLDER}")  # no rank reads it any more
     return result.model_copy(update={"seconds": clock.seconds})
@@ -129,8 +142,9 @@ class _Chain:
     clock: Clock
     tasks: tuple[Task, ...]
     is_leaving: Callable[[], bool]
+    goes_on: Callable[[RungReached], bool]
     scores: Scores = field(default_factory=dict)
-    records: list[StepsReported | TaskFinished] = field(default_factory=list)
+    records: list[Told] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     resumed: Checkpoint | None = None  # kept until there is a newer one
 
@@ -175,7 +189,7 @@ class _Chain:
         if self.is_chain:
             return chain_metrics([task.metrics for task in self.done])
         (task,) = self.tasks
-        return summarise_sets(self.scores, task.evaluation) | self._forget_quality(task)
+        return whole_metrics(task, self.scores, _fetch_scores(self.job))
 
     def _only_score(self, model: Any) -> Any:
         """Nothing changes from task to task: one look at all of them is enough."""
@@ -231,7 +245,32 @@ class _Chain:
             None if point is None else (point.part(dist.get_rank()), point.state["step"]),
             self.is_leaving,
         )
-        return train_task(self.config, plan, model, self._take_steps, self.clock, reference, points)
+        return train_task(self.config, plan, model, self._take_steps, self.clock, reference, points, self._rungs())
+
+    def _rungs(self) -> Rungs | None:
+        stopping = self.job.early_stopping
+        return None if stopping is None else Rungs(stopping.rungs, partial(self._climb, stopping.rows_per_set))
+
+    def _climb(self, rows_per_set: int, engine: DeepSpeedEngine, rung: int, num_steps: int) -> None:
+        """Ask the model as it stands a few questions, and the driver whether the trial goes on: else StoppedError."""
+        (task,) = (rung_task(task, rows_per_set) for task in self.tasks)
+        with self.clock.phase("rungs"):
+            with engine.whole_model() as model:
+                scores = evaluate(model, self.config.model, self.config.evaluation, task.evaluation, self.parts)
+            metrics = whole_metrics(task, scores, _fetch_scores(self.job))
+            record = RungReached(
+                key=self.job.key,
+                rung=rung,
+                step=self.num_steps,
+                num_steps=num_steps,
+                metrics=metrics,
+                objectives=tuple(metrics[objective.metric] for objective in self.job.objectives),
+                seconds=self.clock.so_far(),
+            )
+            self._tell(record)
+            stops = dist.get_rank() == 0 and not self.goes_on(record)
+            if engine.max_over_ranks(int(stops)):
+                raise StoppedError(record)
 
     def _take_steps(self, steps: Sequence[StepRecord]) -> None:
         """Steps are numbered over the whole chain."""
@@ -239,7 +278,7 @@ class _Chain:
         numbered = tuple(step.model_copy(update={"step": first + i}) for i, step in enumerate(steps))
         self._tell(StepsReported(key=self.job.key, steps=numbered))
 
-    def _tell(self, record: StepsReported | TaskFinished) -> None:
+    def _tell(self, record: Told) -> None:
         self.records.append(record)
         if dist.get_rank() == 0:
             self.report(record)
@@ -308,8 +347,7 @@ class _Chain:
         checkpoint, start = self.resumed, _ = found
         self.clock.seconds.update(checkpoint.state["seconds"])
         for values in checkpoint.state["records"]:
-            kind = StepsReported if values["kind"] == "steps_reported" else TaskFinished
-            self._tell(kind.model_validate(values))
+            self._tell(cast(Told, parse_record(json.dumps(values))))
         return (checkpoint, None) if checkpoint.state["step"] is None else (start, checkpoint)
 
     def _fingerprint(self) -> list[Any]:
@@ -329,14 +367,6 @@ class _Chain:
             scores_sha256=_keep_scores(self.job, scores, name) if dist.get_rank() == 0 else None,
         )
         self._tell(record)
-
-    def _forget_quality(self, task: Task) -> dict[str, float]:
-        if self.job.retain_scores is not None:
-            retain_model = read_scores(_fetch_scores(self.job))
-            return forget_quality_metrics(self.scores["forget"], retain_model["forget"])
-        if task.retain_ratios is not None:
-            return forget_quality_from_ratios(self.scores["forget"], task.retain_ratios)
-        return {}
 
 
 def _record(job: TrialJob, chain: _Chain, metrics: dict[str, float]) -> TrialFinished:
@@ -358,9 +388,11 @@ def _keep_scores(job: TrialJob, scores: Scores, name: str) -> str:
     return job.storage.put(name, partial(write_scores, scores))
 
 
-def _fetch_scores(job: TrialJob) -> Path:
-    """The retain model's scores. ValueError: they are not those that the journal knows."""
-    name, digest = str(job.retain_scores), job.retain_scores_sha256
+def _fetch_scores(job: TrialJob) -> Path | None:
+    """The retain model's scores, if there is one. ValueError: they are not those that the journal knows."""
+    name, digest = job.retain_scores, job.retain_scores_sha256
+    if name is None:
+        return None
     for _ in range(2):
         path = job.storage.fetch(name)
         if digest is None or hashlib.sha256(path.read_bytes()).hexdigest() == digest:
