@@ -39,14 +39,14 @@ def check_same_data(old: Mapping[str, DataRecord], new: Mapping[str, DataRecord]
     """ConfigError: rows are not those that earlier trials saw, as where a file was edited. Old journals have none."""
     for name in old.keys() & new.keys():
         before, after = old[name], new[name]
-        sets = {"forget": (before.forget, after.forget), "retain": (before.retain, after.retain)}
-        sets |= {f"{key} question": (rows, after.questions.get(key)) for key, rows in before.questions.items()}
-        for kind, (was, now) in sets.items():
-            if now is None or was.sha256 != now.sha256:
+        pairs = [("forget rows", before.forget, after.forget), ("retain rows", before.retain, after.retain)]
+        pairs += [(f"questions {key!r}", rows, after.questions[key]) for key, rows in before.questions.items()]
+        for what, was, now in pairs:
+            if was.sha256 != now.sha256:
                 raise ConfigError(
-                    f"forget_sets: the {kind} rows of {name} are not those that the sweep began with (SHA-256 "
-                    f"{was.sha256[:12]}, {was.num_rows} rows; now {now.sha256[:12] if now else 'none'}, "
-                    f"{now.num_rows if now else 0} rows); put the data of {before.source} back, or start a new sweep"
+                    f"forget_sets: the {what} of {name} are not those that the sweep began with ({was.num_rows} with "
+                    f"SHA-256 {was.sha256[:12]}, now {now.num_rows} with {now.sha256[:12]}); put the data of "
+                    f"{before.source} back, or start a new sweep"
                 )
 
 
