@@ -32,10 +32,12 @@ class UnlearnedModel:
         self._batch_size = evaluation.batch_size
 
     def predict(self, questions: str | Sequence[str]) -> list[str]:
-        """The answer to each question."""
+        """The answer to each question. DataError: one is so long that it leaves no room for an answer."""
         from orchestrator.worker.generate import generate  # noqa: PLC0415
 
         asked = [questions] if isinstance(questions, str) else [str(question) for question in questions]
+        for question in asked:
+            self._encoder.check_question(question)
         return generate(self._model, self._encoder, asked, batch_size=self._batch_size)
 
     def get_raw_model(self) -> Any:

@@ -22,7 +22,7 @@ from orchestrator.tracking.journal import (
 )
 from orchestrator.tracking.pump import redact_uri
 
-_DIGEST_CHARS = 32  # MLflow takes 36
+_DIGEST_CHARS = 8  # as MLflow's own digests, which it shows beside names
 
 
 def milliseconds(seconds: float) -> int:
@@ -61,7 +61,8 @@ def final_metrics(
     if finished.state is TrialState.COMPLETE and finished.objectives:
         names = [objective.metric for objective in header.objectives]
         values = dict(zip(names, finished.objectives, strict=True)) | values
-    asked = {} if "lethe.confirms" in tags else _questions(header.data.get(tags["lethe.forget_set"]))
+    forget_set = tags["lethe.forget_set"]
+    asked = {} if "lethe.confirms" in tags else _questions(forget_set, header.data.get(forget_set))
     time_ms = milliseconds(finished.time)
     metrics = []
     for name, value in values.items():
@@ -99,21 +100,26 @@ def inputs(started: TrialStarted, header: SweepStarted) -> list[DatasetInput]:
 def _inputs(started: TrialStarted, data: DataRecord) -> Iterator[DatasetInput]:
     if started.method not in BASELINES:
         yield _input(_dataset(started.forget_set, data.forget, data.source), "forget")
-        yield _input(_dataset(f"retain of {started.forget_set}", data.retain, data.source), "retain")
+        yield _input(_dataset(f"{started.forget_set} retain", data.retain, data.source), "retain")
     if started.confirms is None:
-        for name, dataset in _questions(data).items():
-            yield _input(dataset, f"ask {name}")
+        for dataset in _questions(started.forget_set, data).values():
+            yield _input(dataset, "evaluation")
 
 
 def _input(dataset: Dataset, context: str) -> DatasetInput:
     return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
 
 
-def _questions(data: DataRecord | None) -> dict[str, Dataset]:
-    """By the name of the evaluation set, which is the first part of its metrics' names."""
+def _questions(forget_set: str, data: DataRecord | None) -> dict[str, Dataset]:
+    """By the name of the evaluation set, which is the first part of its metrics' names.
+
+    Each forget set has its own, also of the same rows: MLflow's table of models tells data sets apart by name alone.
+    """
     if data is None:
         return {}
-    return {name: _dataset(f"questions: {name}", rows, data.source) for name, rows in data.questions.items()}
+    return {
+        name: _dataset(f"{forget_set} questions: {name}", rows, data.source) for name, rows in data.questions.items()
+    }
 
 
 def _dataset(name: str, rows: RowsRecord, source: str) -> Dataset:

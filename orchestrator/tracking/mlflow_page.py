@@ -61,15 +61,15 @@ def loading_line(name: str, alias: str = "pareto-knee") -> str:
     return f'mlflow.pyfunc.load_model("models:/{name}@{alias}")'
 
 
-def mlmodel(sweep: str, trial: TrialLog, *, model_id: str, run_id: str) -> dict[str, Any]:
+def mlmodel(sweep: str, trial: TrialLog, *, model_id: str, run_id: str, python: str) -> dict[str, Any]:
     """The contents of MLmodel for a trial of the sweep in this folder or at this URI; the weights stay where they are.
 
-    `orchestrator.registered` reads it.
+    `orchestrator.registered` reads it. `python`: the version of the sweep.
     """
     config = trial.started.config
     kept = {key: config[key] for key in ("model", "evaluation") if isinstance(config.get(key), dict)}
     return {
-        "flavors": {"python_function": {"loader_module": "orchestrator.registered"}},
+        "flavors": {"python_function": {"loader_module": "orchestrator.registered", "python_version": python}},
         "model_id": model_id,
         "run_id": run_id,
         "metadata": {"sweep": sweep, "checkpoint": trial.checkpoint, **kept},
@@ -95,7 +95,7 @@ def describe_registered(header: SweepStarted, forget_set: str, name: str, uri: s
 def describe_version(trial: TrialStarted, place: str, objectives: Mapping[str, float]) -> str:
     """The description of a version, in Markdown; `place` is the trial's folder, with its weights in `model`."""
     scores = ", ".join(f"{name} {value:.4g}" for name, value in objectives.items())
-    return f"`{trial.key}`: {scores}.\n\n```\npython -m orchestrator.export {shlex.quote(place)} DEST\n```"
+    return f"{trial.key}: {scores}.\n\n```\npython -m orchestrator.export {shlex.quote(place)} DEST\n```"
 
 
 def run_tags(started: TrialStarted, header: SweepStarted, color: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from orchestrator.tracking.mlflow_page import MLMODEL
 
 ALIASES = ("pareto-knee", "best-utility", "best-forgetting")
+_MODEL = "lethe.model_id"  # a server leaves out a version's own model_id when it is asked
 _MISSING = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 
@@ -56,7 +57,7 @@ def register(client: MlflowClient, name: str, tags: Mapping[str, str], text: str
     elif model.description != text:
         client.update_registered_model(name, text)
     wanted = {winner.model_id: winner for winner in winners}
-    known = {version.model_id: version for version in client.search_model_versions(f"name = '{name}'")}
+    known = {version.tags.get(_MODEL): version for version in client.search_model_versions(f"name = '{name}'")}
     others = set(model.aliases) - set(ALIASES)
     for model_id, version in known.items():
         named = {alias for alias in others if str(model.aliases[alias]) == str(version.version)}
@@ -82,7 +83,7 @@ def _version(client: MlflowClient, name: str, winner: Winner, known: dict[str | 
             name,
             client.get_logged_model(winner.model_id).artifact_location,
             winner.run_id,
-            dict(winner.tags),
+            {_MODEL: winner.model_id, **winner.tags},
             description=winner.description,
             model_id=winner.model_id,
         )

@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.analysis.palette import method_colors
-from orchestrator.storage import is_uri, join
+from orchestrator.storage import is_uri, join, split
 from orchestrator.tracking import mlflow_page as page
 from orchestrator.tracking.journal import (
     CheckpointDeleted,
@@ -158,7 +158,7 @@ class MlflowView:
             owner = {"lethe.sweep": log.header.name, "lethe.sweep_id": f"{self._first_header().time:.6f}"}
             names = []
             for forget_set, by_alias in winners.items():
-                base = page.registered_model_name(log.header.name, self._sweep_dir.name, forget_set)
+                base = page.registered_model_name(log.header.name, split(self._place())[1], forget_set)
                 name = registered_name(client, base, owner)
                 chosen = [self._winner(client, log, key, by_alias) for key in dict.fromkeys(by_alias.values())]
                 text = page.describe_registered(log.header, forget_set, name, redact_uri(self._uri))
@@ -176,7 +176,9 @@ class MlflowView:
             aliases=tuple(alias for alias, winner in by_alias.items() if winner == key),
             model_id=model_id,
             run_id=run.run_id,
-            mlmodel=page.mlmodel(self._place(), trial, model_id=model_id, run_id=run.run_id),
+            mlmodel=page.mlmodel(
+                self._place(), trial, model_id=model_id, run_id=run.run_id, python=log.header.versions.get("python", "")
+            ),
             description=page.describe_version(trial.started, self._place(f"trials/{key}"), scores),
             tags={"lethe.trial_key": key, "lethe.method": trial.started.method},
         )
