@@ -195,7 +195,7 @@ class MlflowView:
         have been lost on its way."""
         try:
             if self._client is None:
-                self._client = MlflowClient(self._uri)
+                self._client = MlflowClient(self._uri, registry_uri=self._uri)
                 self._file = _file_id(self._uri)
             elif self._file != _file_id(self._uri):  # what is written now would go to a file that nobody sees
                 raise MlflowException("the database was deleted or replaced while it was in use")
