@@ -177,7 +177,7 @@ def open_sweep(sweep: SweepConfig, at_a_time: int) -> Iterator[OpenSweep]:
     with ExitStack() as stack:
         for part in PARTS:
             stack.enter_context(watch.method(*part))
-        recorder, pump, _ = open_record(Study(sweep, storage, None), plan)
+        recorder, pump, _ = open_record(Study(sweep, storage, None, {}), plan)
         nowhere = stack.enter_context(Path(os.devnull).open("w"))
         progress = stack.enter_context(Progress(recorder.log, Console(file=nowhere)))
         opened = OpenSweep(storage, plan, recorder, pump, progress, watch)
@@ -302,7 +302,7 @@ def resume(sweep: SweepConfig, storage: Storage, plan: Plan) -> dict[str, float]
     marks = [time.perf_counter()]
     log = load_sweep(storage.local, keeps_steps=False)
     marks.append(time.perf_counter())
-    recorder, pump, _ = open_record(Study(sweep, storage, log), plan)
+    recorder, pump, _ = open_record(Study(sweep, storage, log, {}), plan)
     marks.append(time.perf_counter())
     suggestion = Search(sweep, storage, recorder).searcher(plan).suggest("resumed")
     assert suggestion == Searcher.FINISHED, suggestion

@@ -78,7 +78,7 @@ def measure(num_slots: int) -> dict[str, Any]:
         sweep = _sweep(num_slots, Path(folder))
         storage, plan = Storage(sweep.storage_root / sweep.name), Plan(num_slots, 1, num_slots)
         with ray_session(sweep.resources):
-            recorder, pump, _ = open_record(Study(sweep, storage, None), plan)
+            recorder, pump, _ = open_record(Study(sweep, storage, None, {}), plan)
             watcher = Watcher(num_slots, storage.local)
             recorder.listeners.append(watcher)
             with mock.patch("orchestrator.tuning.slot.run_on_slot", simulated_slot.run_on_slot):

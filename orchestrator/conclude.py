@@ -9,6 +9,7 @@ from rich.console import Console
 from orchestrator.analysis.build import write_report
 from orchestrator.analysis.summary import SweepSummary, summarize
 from orchestrator.analysis.terminal import render_summary
+from orchestrator.analysis.winners import winning_keys
 from orchestrator.storage import Storage, join
 from orchestrator.tracking.pump import Pump
 from orchestrator.tracking.sweep_log import SweepLog
@@ -24,9 +25,11 @@ def conclude(storage: Storage, tracking_uri: str, log: SweepLog, pump: Pump[Any]
     _publish_report(storage, console)
     fronts = {trial.key for group in summary.forget_sets for trial in group.front}
     pages: list[str] = []
+    registered: list[str] = []
     pump.then(lambda view: view.mark_front(fronts))
     pump.then(lambda view: view.log_report(report))
     pump.then(lambda view: pages.append(view.write_page()))
+    pump.then(lambda view: registered.extend(view.register(log, winning_keys(summary))))
     console.print(render_summary(summary))
     console.print(f"\nreport   {report}")
     if (key := _best_with_weights(summary)) is not None:
@@ -39,7 +42,9 @@ def conclude(storage: Storage, tracking_uri: str, log: SweepLog, pump: Pump[Any]
         return
     from orchestrator.sync import how_to_open  # noqa: PLC0415
 
-    console.print("MLflow   " + how_to_open(tracking_uri, pages[0] if pages else "").replace("\n", "\n         "))
+    console.print(
+        "MLflow   " + how_to_open(tracking_uri, pages[0] if pages else "", registered).replace("\n", "\n         ")
+    )
 
 
 def _best_with_weights(summary: SweepSummary) -> str | None:

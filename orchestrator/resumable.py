@@ -1,11 +1,12 @@
 """What may change when a sweep is resumed, and what would make it another sweep."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.config import SweepConfig
 from orchestrator.confirm_config import ConfirmConfig
 from orchestrator.load_config import ConfigError
+from orchestrator.tracking.journal import DataRecord
 
 _RESUMABLE = {"resources", "tracking", "checkpoint", "storage", "strict", "confirm"}
 _GROWING = {"model": ("retain_models",), "scenario": ("retain_sets", "retain_logs")}  # entries by forget set
@@ -32,6 +33,21 @@ def check_resumable(old: SweepConfig, new: SweepConfig) -> None:
             "sweep, or change only search.trials_per_cell (up), confirm.seeds (up), resources, tracking, "
             "checkpoint, or add methods and forget sets (with their retain models, logs and sets)"
         )
+
+
+def check_same_data(old: Mapping[str, DataRecord], new: Mapping[str, DataRecord]) -> None:
+    """ConfigError: rows are not those that earlier trials saw, as where a file was edited. Old journals have none."""
+    for name in old.keys() & new.keys():
+        before, after = old[name], new[name]
+        pairs = [("forget rows", before.forget, after.forget), ("retain rows", before.retain, after.retain)]
+        pairs += [(f"questions {key!r}", rows, after.questions[key]) for key, rows in before.questions.items()]
+        for what, was, now in pairs:
+            if was.sha256 != now.sha256:
+                raise ConfigError(
+                    f"forget_sets: the {what} of {name} are not those that the sweep began with ({was.num_rows} with "
+                    f"SHA-256 {was.sha256[:12]}, now {now.num_rows} with {now.sha256[:12]}); put the data of "
+                    f"{before.source} back, or start a new sweep"
+                )
 
 
 def _check_confirm(old: ConfirmConfig, new: ConfirmConfig) -> None:

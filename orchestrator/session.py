@@ -24,12 +24,14 @@ from orchestrator.embedded import EmbeddedError, prepare
 from orchestrator.estimate import estimate_cost
 from orchestrator.load_config import ConfigError, build_config, validate
 from orchestrator.progress import Progress
-from orchestrator.resumable import check_resumable
+from orchestrator.resumable import check_resumable, check_same_data
 from orchestrator.scenarios.base import DataError, Task
+from orchestrator.scenarios.digest import describe_data
 from orchestrator.storage import Storage, join, open_storage, split
 from orchestrator.tracking.checkpoints import CheckpointKeeper
 from orchestrator.tracking.journal import (
     CellRecord,
+    DataRecord,
     JournalError,
     ObjectiveRecord,
     SweepEnded,
@@ -53,11 +55,12 @@ Outcome = Literal["done", "failed", "interrupted", "budget spent"]
 
 @dataclass(frozen=True)
 class Study:
-    """A sweep that is ready to run: its configuration, its folder, what its journal knows so far."""
+    """A sweep that is ready to run: its configuration, its folder, what its journal knows so far, its data."""
 
     sweep: SweepConfig
     storage: Storage
     log: SweepLog | None
+    data: Mapping[str, DataRecord]
 
     @property
     def folder(self) -> Path:
@@ -77,7 +80,7 @@ def start(sweep: SweepConfig, console: Console, place: str | None = None) -> Stu
     storage = open_storage(place or join(ready.storage, f"{ready.name}-{time.strftime('%Y%m%d-%H%M%S')}"))
     if place is None and storage.local.exists():
         raise ConfigError(f"storage: {storage.local} exists; wait a second, or change name or storage")
-    return Study(ready, storage, None)
+    return Study(ready, storage, None, _data(ready, tasks))
 
 
 def resume(place: str, overrides: Sequence[str], console: Console, given: SweepConfig | None = None) -> Study:
@@ -101,10 +104,13 @@ def resume(place: str, overrides: Sequence[str], console: Console, given: SweepC
     check_resumable(old, new)
     if "***" in (new.tracking.uri or ""):
         raise ConfigError("tracking.uri: the journal keeps it without its password; set tracking.uri=URI again")
-    _say_notes(new, preflight.check(new), console)
+    tasks = preflight.check(new)
+    data = _data(new, tasks)
+    check_same_data(log.header.data, data)
+    _say_notes(new, tasks, console)
     ended = sum(trial.is_done for trial in log.searched())
     console.print(f"resuming {storage}: {ended} trials are done", style="dim")
-    return Study(new, storage, log)
+    return Study(new, storage, log, data)
 
 
 def _with_storage(sweep: SweepConfig, storage: str) -> SweepConfig:
@@ -250,7 +256,7 @@ def open_record(study: Study, plan: Plan) -> tuple[Recorder, Pump[Any], Checkpoi
         if bool(earlier) != (study.log is not None):
             raise JournalError(f"another sweep was started or removed in {study.storage} meanwhile; try again")
         log = log_of(earlier, folder, keeps_steps=False) if earlier else None
-        header = _header(sweep, plan, log)
+        header = _header(study, plan, log)
     except BaseException:
         journal.close()
         raise
@@ -290,7 +296,12 @@ def _view_maker(sweep: SweepConfig, folder: Path) -> Callable[[], Any]:
     return make
 
 
-def _header(sweep: SweepConfig, plan: Plan, log: SweepLog | None) -> SweepStarted:
+def _data(sweep: SweepConfig, tasks: Mapping[str, Sequence[Task]]) -> dict[str, DataRecord]:
+    return {name: describe_data(sweep.scenario, chain) for name, chain in tasks.items()}
+
+
+def _header(study: Study, plan: Plan, log: SweepLog | None) -> SweepStarted:
+    sweep = study.sweep
     cells = tuple(
         CellRecord(name=f"{entry.name}/{name}", method=entry.name, forget_set=name, num_trials=num_trials(sweep, entry))
         for name in sweep.forget_sets
@@ -311,6 +322,7 @@ def _header(sweep: SweepConfig, plan: Plan, log: SweepLog | None) -> SweepStarte
         versions=_versions(),
         command=shlex.join(["python", "-m", "orchestrator.sweep", *map(redact_argument, sys.argv[1:])]),
         resumed=log is not None,
+        data=dict(study.data),
     )
 
 

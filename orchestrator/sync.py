@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.analysis.summary import summarize
+from orchestrator.analysis.winners import winning_keys
 from orchestrator.storage import open_storage
 from orchestrator.tracking.journal import JournalError, read_records
 from orchestrator.tracking.kept_journal import fetch_journal
+from orchestrator.tracking.mlflow_page import loading_line
 from orchestrator.tracking.pump import TrackingError, redact_uri, set_client_env
 from orchestrator.tracking.sweep_log import SweepLog, load_sweep
 
@@ -25,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (JournalError, ValueError) as error:
         return _fail(str(error), 2)
     try:
-        fragment = _write(uri, folder, log)
+        fragment, registered = _write(uri, folder, log)
     except TrackingError as error:
         return _fail(f"{error}\nAnother store is named with --tracking-uri.", 1)
     num_trials = len(log.searched())
@@ -35,16 +37,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     num_steps = sum(len(trial.steps) for trial in log.trials.values())
     sys.stdout.write(
         f"Wrote {num_trials} trials,{confirming} {num_baselines} baselines and {num_steps} steps of "
-        f"{log.header.name} to {redact_uri(uri)}.\n{how_to_open(uri, fragment)}\n"
+        f"{log.header.name} to {redact_uri(uri)}.\n{how_to_open(uri, fragment, registered)}\n"
     )
     return 0
 
 
-def how_to_open(uri: str, fragment: str) -> str:
-    """What a user types to see the view; holds no credentials."""
+def how_to_open(uri: str, fragment: str, registered: Sequence[str] = ()) -> str:
+    """What a user types to see the view and to load what is `registered`; holds no credentials."""
+    shown = redact_uri(uri)
     if uri.startswith(("http://", "https://")):
-        return f"Open {redact_uri(uri).rstrip('/')}/{fragment}"
-    return f"Run  mlflow ui --backend-store-uri {redact_uri(uri)} --port 5000\nOpen http://127.0.0.1:5000/{fragment}"
+        lines = [f"Open {shown.rstrip('/')}/{fragment}"]
+    else:
+        lines = [f"Run  mlflow ui --backend-store-uri {shown} --port 5000", f"Open http://127.0.0.1:5000/{fragment}"]
+    return "\n".join(lines + [f"Load {loading_line(name)}" for name in registered])
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -64,17 +69,18 @@ def _recorded_uri(log: SweepLog, folder: Path) -> str:
     return uri
 
 
-def _write(uri: str, folder: Path, log: SweepLog) -> str:
+def _write(uri: str, folder: Path, log: SweepLog) -> tuple[str, list[str]]:
+    """The address of the view without its server, and the names of the registered models."""
     set_client_env()
     from orchestrator.tracking.mlflow_view import MlflowView  # noqa: PLC0415  # takes seconds; errors come before it
 
-    view = MlflowView(uri, folder)
+    view, summary = MlflowView(uri, folder), summarize(log)
     view.apply(list(read_records(folder / "journal")))
-    view.mark_front({trial.key for forget_set in summarize(log).forget_sets for trial in forget_set.front})
+    view.mark_front({trial.key for forget_set in summary.forget_sets for trial in forget_set.front})
     report = folder / "report.html"
     if report.is_file():
         view.log_report(report)
-    return view.write_page()
+    return view.write_page(), view.register(log, winning_keys(summary))
 
 
 def _fail(message: str, code: int) -> int:

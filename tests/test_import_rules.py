@@ -21,7 +21,12 @@ MAY_IMPORT = {
 }
 # What only these places may import; `a.b` means a.b and all below it:
 ONLY_IN = {
-    "mlflow": ("orchestrator/tracking/mlflow_view.py", "orchestrator/tracking/mlflow_evaluation.py"),
+    "mlflow": (
+        "orchestrator/tracking/mlflow_view.py",
+        "orchestrator/tracking/mlflow_entities.py",
+        "orchestrator/tracking/mlflow_registry.py",
+        "orchestrator/tracking/mlflow_evaluation.py",
+    ),
     "optuna": ("orchestrator/tuning/",),
     "ray.tune": ("orchestrator/tuning/",),
     "ray": ("orchestrator/tuning/", "orchestrator/worker/entry.py", "orchestrator/worker/checkpoint.py"),
@@ -34,6 +39,7 @@ ONLY_IN = {
         "orchestrator/export.py",
         "orchestrator/embedded.py",
         "orchestrator/preflight.py",
+        "orchestrator/registered.py",
     ),
 }
 # Places that must open fast and anywhere: nothing of HEAVY, not even inside a function.

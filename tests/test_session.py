@@ -7,8 +7,12 @@ import pytest
 from rich.console import Console
 
 from orchestrator import session
-from orchestrator.load_config import ConfigError, load_config
+from orchestrator.config import SweepConfig
+from orchestrator.load_config import ConfigError, build_config, load_config
+from orchestrator.scenarios.digest import describe_data
+from orchestrator.scenarios.load import load_tasks
 from orchestrator.tracking.journal import Journal, SweepStarted
+from orchestrator.tracking.sweep_log import load_sweep
 from tests.ray import folders, tiny
 
 
@@ -20,12 +24,12 @@ def place(tmp_path_factory):
     return folder
 
 
-def just_started(sweep, folder):
+def just_started(sweep, folder, data=None):
     journal = Journal(folder / "journal")
     journal.append(
         SweepStarted(
             name=sweep.name, seed=42, config=sweep.model_dump(mode="json"), cells=(), objectives=(), lookahead=1,
-            versions={}, command="",
+            versions={}, command="", data=data or {},
         )
     )  # fmt: skip
     journal.close()
@@ -144,6 +148,19 @@ def test_a_retain_model_comes_with_its_forget_set_only(tofu_folder, place):
     assert set(resume(tofu_folder, *more)[0].model.retain_models) == {"forget01"}
     with pytest.raises(ConfigError, match="^model: cannot change when a sweep is resumed"):
         resume(tofu_folder, f"model.retain_models.forget05={place / 'target'}")
+
+
+def test_data_that_was_edited_since_is_refused(tofu_folder, tmp_path):
+    folders.write_tofu(tmp_path / "data")
+    base = load_sweep(tofu_folder).header.config
+    sweep = build_config(SweepConfig, None, [f"scenario.source={tmp_path / 'data'}"], base=base)
+    chain = load_tasks(sweep.scenario, sweep.evaluation, "forget05")
+    folder = just_started(sweep, tmp_path / "edited", {"forget05": describe_data(sweep.scenario, chain)})
+    resume(folder)
+    path = tmp_path / "data" / "retain95.json"
+    path.write_text(path.read_text() + json.dumps({"question": "New?", "answer": "Yes."}) + "\n")
+    with pytest.raises(ConfigError, match="^forget_sets: the retain rows of forget05 are not those"):
+        resume(folder)
 
 
 @pytest.fixture

@@ -58,8 +58,30 @@ class ObjectiveRecord(BaseModel):
     worst: float
 
 
+class RowsRecord(BaseModel):
+    """Rows of questions and answers: how many different ones, and the SHA-256 of their texts in their order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    num_rows: int
+    sha256: str
+
+
+class DataRecord(BaseModel):
+    """The rows of one forget set: `forget`, those that are still retained in the end, and what the search asks.
+
+    `questions` holds each evaluation set by its name. Of a chain all tasks' rows count. `source` is a folder, a hub
+    data set, or says how rows were generated.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    source: str
+    forget: RowsRecord
+    retain: RowsRecord
+    questions: dict[str, RowsRecord]
+
+
 class SweepStarted(_Record):
-    """First record of every segment: what is searched, and with what."""
+    """First record of every segment: what is searched, and with what; `data` by forget set, empty in old journals."""
 
     kind: Literal["sweep_started"] = "sweep_started"
     name: str
@@ -71,6 +93,7 @@ class SweepStarted(_Record):
     versions: dict[str, str]
     command: str
     resumed: bool = False
+    data: dict[str, DataRecord] = {}
 
     @property
     def num_trials(self) -> int:

@@ -3,14 +3,15 @@
 import base64
 import json
 import re
+import shlex
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from orchestrator.tracking.confirmation import num_seeds
 from orchestrator.tracking.journal import ExampleAnswer, SweepStarted, TrialStarted, TrialState
 from orchestrator.tracking.pump import redact_uri
-from orchestrator.tracking.sweep_log import SweepLog
+from orchestrator.tracking.sweep_log import SweepLog, TrialLog
 
 _VIEW_KEY = "lethe"
 VIEW_TAG = f"mlflow.sharedViewState.{_VIEW_KEY}"
@@ -21,7 +22,7 @@ RUN_STATUS = {
     TrialState.FAILED: "FAILED",
     TrialState.PRUNED: "KILLED",
 }
-EXAMPLES, REPORT = "examples.json", "report.html"
+EXAMPLES, REPORT, MLMODEL = "examples.json", "report.html", "MLmodel"
 MAX_TAG_CHARS, MAX_PARAM_CHARS = 8000, 500
 _TASK_CURVES = ("forget_efficacy", "model_utility", "earlier/forget_efficacy", "relapse")
 _LEFT_OUT = ("tracking.", "storage.")  # they say where a trial ran, not what it was
@@ -47,6 +48,54 @@ def scenario_of(config: dict[str, Any]) -> str:
 def model_name(key: str) -> str:
     """A trial's key as the name of a logged model, which may not contain some of its characters."""
     return re.sub(r"[/:.%\"']", "-", key)
+
+
+def registered_model_name(sweep: str, folder: str, forget_set: str) -> str:
+    """Of a sweep's winners on one forget set; MLflow takes neither / nor :, and an @ would begin an alias."""
+    parts = [*([] if folder.startswith(sweep) else [sweep]), folder, forget_set]
+    return "-".join(re.sub(r"[^\w.-]+", "-", part).strip("-.") for part in parts)
+
+
+def loading_line(name: str, alias: str = "pareto-knee") -> str:
+    """The Python that loads a winner."""
+    return f'mlflow.pyfunc.load_model("models:/{name}@{alias}")'
+
+
+def mlmodel(sweep: str, trial: TrialLog, *, model_id: str, run_id: str, python: str) -> dict[str, Any]:
+    """The contents of MLmodel for a trial of the sweep in this folder or at this URI; the weights stay where they are.
+
+    `orchestrator.registered` reads it. `python`: the version of the sweep.
+    """
+    config = trial.started.config
+    kept = {key: config[key] for key in ("model", "evaluation") if isinstance(config.get(key), dict)}
+    return {
+        "flavors": {"python_function": {"loader_module": "orchestrator.registered", "python_version": python}},
+        "model_id": model_id,
+        "run_id": run_id,
+        "metadata": {"sweep": sweep, "checkpoint": trial.checkpoint, **kept},
+    }
+
+
+def describe_registered(header: SweepStarted, forget_set: str, name: str, uri: str) -> str:
+    """The description of a registered model, in Markdown; `uri` is where it is registered."""
+    return "\n\n".join(
+        [
+            f"What **{header.name}** found best at forgetting `{forget_set}`, among the trials whose weights are kept.",
+            "- `pareto-knee`: the compromise, the knee of the front over all methods\n"
+            "- `best-utility`, `best-forgetting`: the ends of that front, best in one objective alone; "
+            "the first often forgot little",
+            "With Lethe installed, where the weights can be reached:",
+            f'```python\nimport mlflow\n\nmlflow.set_tracking_uri("{uri}")\nmodel = {loading_line(name)}\n'
+            'model.predict(["Who wrote it?"])  # answers\nmodel.get_raw_model()  # the transformers model\n```',
+            "Each version says where its weights are; `python -m orchestrator.export` makes a plain model folder.",
+        ]
+    )
+
+
+def describe_version(trial: TrialStarted, place: str, objectives: Mapping[str, float]) -> str:
+    """The description of a version, in Markdown; `place` is the trial's folder, with its weights in `model`."""
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in objectives.items())
+    return f"{trial.key}: {scores}.\n\n```\npython -m orchestrator.export {shlex.quote(place)} DEST\n```"
 
 
 def run_tags(started: TrialStarted, header: SweepStarted, color: str) -> dict[str, str]:

@@ -1,8 +1,7 @@
 """Shows a journal in MLflow. Everything here can be rebuilt."""
 
-import json
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -15,7 +14,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.analysis.palette import method_colors
-from orchestrator.storage import is_uri, join
+from orchestrator.storage import is_uri, join, split
 from orchestrator.tracking import mlflow_page as page
 from orchestrator.tracking.journal import (
     CheckpointDeleted,
@@ -28,11 +27,18 @@ from orchestrator.tracking.journal import (
     TaskFinished,
     TrialFinished,
     TrialStarted,
-    TrialState,
     read_records,
 )
+from orchestrator.tracking.mlflow_entities import (
+    final_metrics,
+    final_tags,
+    inputs,
+    metrics_on_the_way,
+    milliseconds,
+)
+from orchestrator.tracking.mlflow_registry import Winner, register, registered_name
 from orchestrator.tracking.pump import redact_uri, set_client_env, tracking_error
-from orchestrator.tracking.sweep_log import load_sweep
+from orchestrator.tracking.sweep_log import SweepLog, load_sweep
 
 MAX_METRICS, MAX_PARAMS = 900, 90  # a request may hold 1000 and 100
 
@@ -48,12 +54,14 @@ class _Run:
     models: set[str] = field(default_factory=set)
     new: bool = False
     gpus: float = 0.0
+    has_inputs: bool = False
 
     @classmethod
     def of(cls, run: Run) -> "_Run":
         models = {model.model_id for model in run.outputs.model_outputs} if run.outputs else set()
         ended = run.info.status != "RUNNING"
-        return cls(run.info.run_id, run.info.start_time, ended, dict(run.data.tags), models)
+        has_inputs = bool(run.inputs and run.inputs.dataset_inputs)
+        return cls(run.info.run_id, run.info.start_time, ended, dict(run.data.tags), models, has_inputs=has_inputs)
 
 
 @dataclass(slots=True)
@@ -96,7 +104,7 @@ class MlflowView:
                     case TrialStarted(key=key):  # a trial that was cut off starts again from nothing
                         pending[key] = _Pending(record)
                     case StepsReported(key=key) | RungReached(key=key) | TaskFinished(key=key):
-                        pending.setdefault(key, _Pending()).metrics += _metrics(record)
+                        pending.setdefault(key, _Pending()).metrics += metrics_on_the_way(record)
                     case TrialFinished(key=key):
                         pending.setdefault(key, _Pending()).finished = record
                     case CheckpointDeleted(key=key):
@@ -132,12 +140,46 @@ class MlflowView:
             assert self._header is not None
             found = client.search_runs([self._id], "tags.`lethe.kind` = 'report'")
             tags = {"lethe.kind": "report", "lethe.sweep": self._header.name, "mlflow.runColor": "#BBBBBB"}
-            start_ms = _milliseconds(self._first_header().time)
+            start_ms = milliseconds(self._first_header().time)
             run = found[0] if found else client.create_run(self._id, start_ms, tags, "report")
             client.log_text(run.info.run_id, path.read_text(encoding="utf-8"), page.REPORT)
             client.set_terminated(run.info.run_id, "FINISHED", start_ms)
             self._tag_experiment(client, {"mlflow.note.content": page.describe(self._header, run.info.run_id)})
             return page.report_fragment(self._id, run.info.run_id)
+
+    def register(self, log: SweepLog, winners: Mapping[str, Mapping[str, str]]) -> list[str]:
+        """Register the winners of each forget set, a trial's key by its alias; returns the registered models' names.
+
+        TrackingError: MLflow does not answer.
+        """
+        with self._connected() as client:
+            owner = {"lethe.sweep": log.header.name, "lethe.sweep_id": f"{self._first_header().time:.6f}"}
+            names = []
+            for forget_set, by_alias in winners.items():
+                base = page.registered_model_name(log.header.name, split(self._place())[1], forget_set)
+                name = registered_name(client, base, owner)
+                chosen = [self._winner(client, log, key, by_alias) for key in dict.fromkeys(by_alias.values())]
+                text = page.describe_registered(log.header, forget_set, name, redact_uri(self._uri))
+                register(client, name, owner | {"lethe.forget_set": forget_set}, text, chosen)
+                names += [name] if chosen else []
+            return names
+
+    def _winner(self, client: MlflowClient, log: SweepLog, key: str, by_alias: Mapping[str, str]) -> Winner:
+        run, trial = self._runs[key], log.trials[key]
+        assert trial.checkpoint is not None and trial.finished is not None
+        model_id = self._checkpoint(client, key, run, trial.checkpoint)
+        names = [objective.metric for objective in log.header.objectives]
+        scores = dict(zip(names, trial.finished.objectives or (), strict=True))
+        return Winner(
+            aliases=tuple(alias for alias, winner in by_alias.items() if winner == key),
+            model_id=model_id,
+            run_id=run.run_id,
+            mlmodel=page.mlmodel(
+                self._place(), trial, model_id=model_id, run_id=run.run_id, python=log.header.versions.get("python", "")
+            ),
+            description=page.describe_version(trial.started, self._place(f"trials/{key}"), scores),
+            tags={"lethe.trial_key": key, "lethe.method": trial.started.method},
+        )
 
     @property
     def _id(self) -> str:
@@ -151,7 +193,7 @@ class MlflowView:
         have been lost on its way."""
         try:
             if self._client is None:
-                self._client = MlflowClient(self._uri)
+                self._client = MlflowClient(self._uri, registry_uri=self._uri)
                 self._file = _file_id(self._uri)
             elif self._file != _file_id(self._uri):  # what is written now would go to a file that nobody sees
                 raise MlflowException("the database was deleted or replaced while it was in use")
@@ -230,12 +272,14 @@ class MlflowView:
         if run is None:
             return
         if not run.terminated:
+            if news.started and not run.has_inputs:
+                self._log_inputs(client, run, news.started)
             params = page.run_params(news.started) if news.started else {}
             if news.finished:
                 metrics = news.metrics + self._final(client, key, run, news)
-                _send(client, run, metrics, params, _final_tags(news.finished))
+                _send(client, run, metrics, params, final_tags(news.finished))
                 status = page.RUN_STATUS[news.finished.state]
-                client.set_terminated(run.run_id, status, _milliseconds(news.finished.time))
+                client.set_terminated(run.run_id, status, milliseconds(news.finished.time))
                 run.terminated = True
             else:
                 _send(client, run, news.metrics, params)
@@ -245,12 +289,18 @@ class MlflowView:
                 run.models.discard(model_id)
             _send(client, run, tags={"lethe.checkpoint": "deleted"})
 
+    def _log_inputs(self, client: MlflowClient, run: _Run, started: TrialStarted) -> None:
+        assert self._header is not None
+        if datasets := inputs(started, self._header):
+            client.log_inputs(run.run_id, datasets)
+        run.has_inputs = True
+
     def _run_of(self, client: MlflowClient, key: str, started: TrialStarted | None) -> _Run | None:
         """The run that records of `key` belong to; None where they belong to an attempt that was given up."""
         run = self._runs.get(key)
         if started is None:
             return None if key in self._stale else run
-        start_ms = _milliseconds(started.time)
+        start_ms = milliseconds(started.time)
         if run is not None:
             run.gpus = started.gpus
         if run is not None and start_ms > run.start_ms:  # it was cut off, or failed for reasons of others
@@ -278,18 +328,8 @@ class MlflowView:
             if finished.checkpoint and not news.deleted
             else None
         )
-        values = dict(finished.metrics) | {f"seconds/{phase}": value for phase, value in finished.seconds.items()}
-        if run.gpus:
-            values["gpu_seconds"] = run.gpus * (finished.time - run.start_ms / 1000)
-        if finished.state is TrialState.COMPLETE and finished.objectives:
-            names = [objective.metric for objective in self._header.objectives]
-            values = dict(zip(names, finished.objectives, strict=True)) | values
-        time_ms = _milliseconds(finished.time)
-        # MLflow stores NaN as 0 with a model's metrics: those stay with the run alone.
-        return [
-            Metric(name, value, time_ms, 0, model_id=model_id if math.isfinite(value) else None)
-            for name, value in values.items()
-        ]
+        gpu_seconds = run.gpus * (finished.time - run.start_ms / 1000)
+        return final_metrics(finished, self._header, run.tags, model_id=model_id, gpu_seconds=gpu_seconds)
 
     def _checkpoint(self, client: MlflowClient, key: str, run: _Run, checkpoint: str) -> str:
         """A logged model that points at the weights where they are; they are not copied."""
@@ -312,12 +352,11 @@ class MlflowView:
             run.models.add(model_id)
         return model_id
 
-    def _place(self, name: str) -> str:
-        """Where something in the sweep's folder is, for whoever reads it: a path, or a URI where storage is one."""
+    def _place(self, name: str = "") -> str:
+        """Where the sweep's folder, or something in it, is for whoever reads it: a path, or a URI."""
         storage = self._first_header().config.get("storage", "")
-        if not is_uri(storage):
-            return str(self._sweep_dir / name)
-        return join(join(storage, self._sweep_dir.name.rpartition("-")[0]), name)
+        folder = join(storage, self._sweep_dir.name.rpartition("-")[0]) if is_uri(storage) else str(self._sweep_dir)
+        return join(folder, name) if name else folder
 
     def _models(self, client: MlflowClient, run: _Run) -> list[str]:
         """Ids of the run's models that were not deleted."""
@@ -333,10 +372,6 @@ def _file_id(uri: str) -> int | None:
         return None
     path = Path(make_url(uri).database or "")
     return path.stat().st_ino if path.is_file() else None
-
-
-def _milliseconds(seconds: float) -> int:
-    return int(seconds * 1000)
 
 
 def _send(
@@ -360,37 +395,3 @@ def _send(
         some = metrics[i * MAX_METRICS : (i + 1) * MAX_METRICS]
         client.log_batch(run.run_id, some, param_list[entities], tag_list[entities])
     run.tags |= news
-
-
-def _metrics(record: StepsReported | RungReached | TaskFinished) -> list[Metric]:
-    """What was measured on the way: after a task of a chain at the task's number, else by the number of steps."""
-    time_ms = _milliseconds(record.time)
-    match record:
-        case StepsReported():
-            return _step_metrics(record, time_ms)
-        case RungReached(step=step):
-            return [Metric(f"rung/{name}", value, time_ms, step) for name, value in record.metrics.items()]
-        case TaskFinished(task=task):
-            return [Metric(page.task_metric(name), value, time_ms, task) for name, value in record.metrics.items()]
-
-
-def _step_metrics(record: StepsReported, time_ms: int) -> list[Metric]:
-    names = ("loss", "forget_loss", "retain_loss", "learning_rate", "grad_norm")
-    return [
-        Metric(f"train/{name}", value, time_ms, step.step)
-        for step in record.steps
-        for name in names
-        if (value := getattr(step, name)) is not None
-    ]
-
-
-def _final_tags(finished: TrialFinished) -> dict[str, str]:
-    tags = {"lethe.state": finished.state.value}
-    tags |= {f"lethe.judge.{name}": judge for name, judge in finished.judges.items()}
-    if finished.error:
-        tags["lethe.error"] = redact_uri(finished.error)[: page.MAX_TAG_CHARS]
-    if finished.checkpoint:
-        tags["lethe.checkpoint"] = finished.checkpoint
-    if finished.examples:
-        tags["mlflow.loggedArtifacts"] = json.dumps([{"path": page.EXAMPLES, "type": "table"}])
-    return tags

@@ -26,8 +26,8 @@ _CLIENT_ENV = {
 _REMEDIES = {
     "UNAUTHENTICATED": "the server does not take this user and password; give them as MLFLOW_TRACKING_USERNAME and "
     "MLFLOW_TRACKING_PASSWORD",
-    "PERMISSION_DENIED": "this user needs MANAGE on the experiment, given by its owner or an administrator, and the "
-    "server's --allowed-hosts must name this address",
+    "PERMISSION_DENIED": "this user needs MANAGE on the experiment and its models, given by their owner or "
+    "an administrator, and the server's --allowed-hosts must name this address",
 }
 _log = logging.getLogger(__name__)
 

@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 from orchestrator import sync
 from orchestrator.analysis.palette import method_colors
@@ -95,6 +99,22 @@ def _pump(server: MlflowServer, sweep_dir: Path) -> Pump[Any]:
     return Pump(make_view, uri=server.url, sweep_dir=sweep_dir)
 
 
+def _models(server: MlflowServer) -> dict[str, str]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(server.url)
+    experiment = client.get_experiment_by_name("late / run1")
+    return {model.name: model.model_id for model in client.search_logged_models([experiment.experiment_id])}
+
+
+def _points(page: Any, number: int) -> list[Any] | None:
+    """The points of the scatter of the objectives, once there are exactly so many."""
+    cards = page.find_elements(By.CSS_SELECTOR, "[data-testid='experiment-view-compare-runs-card']")
+    scatter = [card for card in cards if "model_utility vs. forget_efficacy" in card.text]
+    points = [point for card in scatter for point in card.find_elements(By.CSS_SELECTOR, ".scatterlayer .point")]
+    return points if len(points) == number else None
+
+
 def _rgb(color: str) -> str:
     return "rgb({}, {}, {})".format(*bytes.fromhex(color.removeprefix("#")))
 
@@ -137,14 +157,10 @@ def test_a_view_catches_up_with_a_server_that_comes_late_and_goes_again(server, 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
 def test_one_address_opens_the_chart_of_the_objectives(server, tmp_path, capsys):
-    from selenium import webdriver
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
-
     _journal(tmp_path / "run1")
     server.start()
     assert sync.main([str(tmp_path / "run1"), "--tracking-uri", server.url]) == 0
-    address = capsys.readouterr().out.split("Open ")[1].strip()
+    address = capsys.readouterr().out.split("Open ")[1].split()[0]
     options = webdriver.ChromeOptions()
     quiet = ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-component-update")
     for flag in (*quiet, "disable-sync", "no-first-run", "window-size=1600,2200", f"user-data-dir={tmp_path}/browser"):
@@ -153,9 +169,9 @@ def test_one_address_opens_the_chart_of_the_objectives(server, tmp_path, capsys)
     browser = webdriver.Chrome(options=options, service=service)
     try:
         browser.get(address)
-        wait = WebDriverWait(browser, 120)
+        wait = WebDriverWait(browser, 120, ignored_exceptions=[StaleElementReferenceException])
         wait.until(lambda page: "matching runs" in page.find_element(By.TAG_NAME, "body").text)
-        points = wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, ".scatterlayer .point"))
+        points = wait.until(lambda page: _points(page, NUM_TRIALS))
         text = browser.find_element(By.TAG_NAME, "body").text
         assert f"{NUM_TRIALS}\nmatching runs" in text or f"{NUM_TRIALS} matching runs" in text
         assert "Parallel Coordinates" in text and "model_utility vs. forget_efficacy" in text
@@ -164,6 +180,12 @@ def test_one_address_opens_the_chart_of_the_objectives(server, tmp_path, capsys)
         methods = method_colors(["NPO+KL", "GA"])
         assert colors == {_rgb(methods["NPO+KL"]), _rgb(methods["GA"])}
         run = browser.find_element(By.LINK_TEXT, "GA/forget10/t001").get_attribute("href")
+        models = _models(server)
+        browser.get(f"{address.split('/runs?')[0]}/models/{models['GA-forget10-t001']}?workflowType=machine_learning")
+        wait.until(lambda page: "forget_efficacy" in page.find_element(By.TAG_NAME, "body").text)
+        browser.get(f"{server.url}/#/models/late-run1-forget10")
+        line = 'mlflow.pyfunc.load_model("models:/late-run1-forget10@pareto-knee")'
+        wait.until(lambda page: line in page.find_element(By.TAG_NAME, "body").text)
         browser.get(f"{run}/artifacts/examples.json")
         wait.until(lambda page: HOSTILE[:20] in page.find_element(By.TAG_NAME, "body").text)
         assert "owned" not in browser.title

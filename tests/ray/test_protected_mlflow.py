@@ -14,7 +14,7 @@ from orchestrator import sync
 from orchestrator.tracking.sweep_log import load_sweep
 from tests.ray import tiny
 from tests.ray.servers import MlflowServer, postgres_programs, postgres_server
-from tests.tracking.store_content import content
+from tests.tracking.store_content import content, registered
 
 PROGRAMS = postgres_programs()
 pytestmark = [
@@ -132,6 +132,10 @@ def test_the_server_holds_what_the_journal_holds(server, sweep):
     view = shown(server)
     is_the_journal(view, folder)
     assert [model["status"] for model in view["models"]] == ["READY"]
+    with mock.patch.dict(os.environ, ANNA):
+        assert registered(server.url) == {
+            f"{folder.name}-forget10": {"GA+GD/forget10/t000": ("best-forgetting", "best-utility", "pareto-knee")}
+        }
     leaves_no_password(done, folder)
 
 
@@ -160,6 +164,8 @@ def test_a_sweep_goes_on_with_a_wrong_password_and_sync_sends_the_rest(server, s
         (experiment,) = MlflowClient(server.url).search_experiments(filter_string="name != 'Default'")
         client = get_app_client("basic-auth", server.url)
         client.grant_user_permission("bob", "experiment", experiment.experiment_id, "MANAGE")
+        (name,) = registered(server.url)
+        client.grant_user_permission("bob", "registered_model", name, "MANAGE")
     (tmp_path / ".mlflow").mkdir()
     (tmp_path / ".mlflow" / "credentials").write_text("\n".join(["[mlflow]", *map("=".join, BOB.items())]))
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -167,3 +173,4 @@ def test_a_sweep_goes_on_with_a_wrong_password_and_sync_sends_the_rest(server, s
     view = shown(server)
     is_the_journal(view, folder)
     assert len(view["runs"]) == len(before["runs"]) + 1 and view["models"] == []
+    assert registered(server.url) == {name: {}}

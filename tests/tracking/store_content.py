@@ -37,6 +37,10 @@ def _run(client: MlflowClient, run: Any, models: dict[str, Any], with_ids: bool)
         "params": run.data.params,
         "tags": run.data.tags,
         "points": points,
+        "inputs": sorted(
+            (one.dataset.name, one.dataset.digest, one.dataset.source_type, one.dataset.profile, one.tags[0].value)
+            for one in run.inputs.dataset_inputs
+        ),
         "outputs": outputs if with_ids else [models[name].name for name in outputs if name in models],
         "artifacts": {
             file.path: Path(
@@ -49,7 +53,23 @@ def _run(client: MlflowClient, run: Any, models: dict[str, Any], with_ids: bool)
 
 
 def _model(model: Any, with_ids: bool) -> dict[str, Any]:
-    metrics = sorted((m.key, m.step, m.timestamp, m.value) for m in model.metrics or [])
+    metrics = sorted((m.key, m.step, m.timestamp, m.value, m.dataset_name or "") for m in model.metrics or [])
     identity = model.model_id if with_ids else None
     tags = dict(model.tags)
     return {"id": identity, "name": model.name, "status": str(model.status), "tags": tags, "metrics": metrics}
+
+
+def registered(uri: str) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Registered models: the trial of each version, and the aliases that lead to it."""
+    client = MlflowClient(uri)
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    for model in client.search_registered_models():
+        aliases = client.get_registered_model(model.name).aliases
+        versions = client.search_model_versions(f"name = '{model.name}'")
+        found[model.name] = {
+            version.tags["lethe.trial_key"]: tuple(
+                sorted(a for a, n in aliases.items() if str(n) == str(version.version))
+            )
+            for version in versions
+        }
+    return found

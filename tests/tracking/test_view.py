@@ -131,6 +131,72 @@ def test_a_complete_trial_is_shown_with_every_facet(uri, sweep):
     assert [step for step, _, _ in run["points"]["train/loss"]] == [0, 1, 2, 3]
 
 
+def test_rows_are_inputs_and_what_was_asked_is_linked_to_its_metrics(uri, sweep):
+    sweep_dir, records = sweep
+    MlflowView(uri, sweep_dir).apply(records)
+    (experiment,) = content(uri, with_ids=True).values()
+    runs = {run["name"]: run for run in experiment["runs"]}
+    asked = [
+        ("forget05 questions: facts", "b" * 8, "hugging_face", '{"num_rows": 117}', "evaluation"),
+        ("forget05 questions: forget", "a" * 8, "hugging_face", '{"num_rows": 200}', "evaluation"),
+    ]
+    assert runs["before/forget05"]["inputs"] == asked
+    assert runs[KEY]["inputs"] == [
+        ("forget05", "f" * 8, "hugging_face", '{"num_rows": 200}', "forget"),
+        *asked,
+        ("forget05 retain", "e" * 8, "hugging_face", '{"num_rows": 3800}', "retain"),
+    ]
+    model = next(model for model in experiment["models"] if model["name"] == "ME+GD-forget05-t001")
+    linked = {name: dataset for name, *_, dataset in model["metrics"]}
+    assert (linked["forget/rouge"], linked["forget_efficacy"]) == ("forget05 questions: forget", "")
+    found = MlflowClient(uri).search_runs([_experiment_id(uri)], "dataset.name = 'forget05'")
+    assert len(found) == len(METHODS) * 6
+
+
+def test_a_journal_without_data_is_shown_without_inputs(uri, sweep):
+    sweep_dir, records = sweep
+    header = records[0].model_copy(update={"data": {}})
+    MlflowView(uri, sweep_dir).apply([header, *records[1:]])
+    assert _runs(uri)[KEY]["inputs"] == []
+
+
+@pytest.mark.parametrize(
+    ("search", "number"),
+    [
+        ("tags.`lethe.method` = 'GA+GD'", 6),
+        ("tags.`lethe.forget_set` = 'forget05' AND tags.`lethe.kind` = 'trial'", 24),
+        ("tags.`lethe.kind` = 'baseline'", 2),
+        ("tags.`lethe.state` = 'DIVERGED'", 1),
+        ("tags.`lethe.on_front` = 'true'", 2),
+        ("tags.`lethe.scenario` = 'tofu'", 26),
+        ("tags.`lethe.seed` = '7'", 26),
+        ("tags.`lethe.convention` = 'masked'", 26),
+        ("tags.`lethe.checkpoint` = 'deleted'", 1),
+        ("tags.`lethe.judge.entailment` = 'nli-small@abc'", 21),
+        ("attributes.status = 'KILLED'", 1),
+        ("params.method = 'NPO+KL' AND params.`method.beta` = '0.1'", 6),
+        ("params.`train.convention` = 'masked'", 26),
+        ("metrics.model_utility > 0.6 AND tags.`lethe.kind` = 'trial'", 10),
+        ("metrics.`forget/rouge` < 0.5 AND metrics.forget_efficacy >= 0.5", 9),
+        ("dataset.name = 'forget05 retain'", 24),
+    ],
+)
+def test_filters_work_on_every_facet(whole_view, search, number):
+    client = MlflowClient(whole_view)
+    assert len(client.search_runs([_experiment_id(whole_view)], search)) == number
+
+
+@pytest.fixture(scope="module")
+def whole_view(empty_store, tmp_path_factory):
+    """The URI of a store with a whole sweep, whose front is marked; only read."""
+    folder = tmp_path_factory.mktemp("whole")
+    uri = f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}"
+    view = MlflowView(uri, folder / "run1")
+    view.apply(write_sweep(folder / "run1", uri=uri, num_steps=4))
+    view.mark_front({KEY, "NPO+KL/forget05/t002"})
+    return uri
+
+
 def test_states_become_statuses(uri, sweep):
     sweep_dir, records = sweep
     MlflowView(uri, sweep_dir).apply(records)
@@ -213,7 +279,7 @@ def test_a_checkpoint_is_a_model_until_it_is_deleted(uri, sweep):
     assert "ME+GD-forget05-t000" not in models  # deleted in the journal
     model = models["ME+GD-forget05-t001"]
     assert model["tags"]["lethe.checkpoint"] == str(sweep_dir / "trials" / KEY / "final")
-    assert {name: value for name, _, _, value in model["metrics"]}["forget_efficacy"] == pytest.approx(0.3)
+    assert {name: value for name, _, _, value, _ in model["metrics"]}["forget_efficacy"] == pytest.approx(0.3)
     assert _runs(uri)[KEY]["outputs"]
     view.apply([CheckpointDeleted(time=START, key=KEY)])
     (experiment,) = content(uri, with_ids=False).values()

@@ -6,10 +6,12 @@ from pathlib import Path
 from orchestrator.tracking.journal import (
     CellRecord,
     CheckpointDeleted,
+    DataRecord,
     ExampleAnswer,
     Journal,
     ObjectiveRecord,
     Record,
+    RowsRecord,
     StepRecord,
     StepsReported,
     SweepEnded,
@@ -23,6 +25,12 @@ from orchestrator.tracking.journal import (
 METHODS = ("ME+GD", "IDK+AP", "NPO+KL", "GA+GD")
 HOSTILE = "<script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\"> **bold** \u202e"
 START = 1_760_000_000.0
+DATA = DataRecord(
+    source="locuslab/TOFU",
+    forget=RowsRecord(num_rows=200, sha256="f" * 64),
+    retain=RowsRecord(num_rows=3800, sha256="e" * 64),
+    questions={"forget": RowsRecord(num_rows=200, sha256="a" * 64), "facts": RowsRecord(num_rows=117, sha256="b" * 64)},
+)
 
 
 def write_sweep(sweep_dir: Path, *, uri: str | None, trials_per_cell: int = 6, num_steps: int = 20) -> list[Record]:
@@ -89,6 +97,7 @@ def _header(uri: str | None, trials_per_cell: int) -> SweepStarted:
         lookahead=1,
         versions={"python": "3.11", "torch": "2.13.0"},
         command="python -m orchestrator.sweep tofu_small",
+        data={"forget05": DATA},
     )
 
 

@@ -8,7 +8,7 @@ from ray.tune.search import Searcher
 
 from benchmarks.simulated_slot import reports
 from orchestrator.load_config import load_config
-from orchestrator.session import _header
+from orchestrator.session import Study, _header
 from orchestrator.storage import Storage
 from orchestrator.tracking.confirmation import confirmation_runs, finalists, num_seeds
 from orchestrator.tracking.journal import (
@@ -48,7 +48,7 @@ class Sitting:
     def __init__(self, sweep, *, kill_after=None, answer=reports):
         self.sweep, self.folder = sweep, sweep.storage_root / "sweep"
         log = load_sweep(self.folder) if (self.folder / "journal").exists() else None
-        header = _header(sweep, PLAN, log)
+        header = _header(Study(sweep, Storage(self.folder), log, {}), PLAN, log)
         self.journal = Journal(self.folder / "journal")
         self.recorder = Recorder(self.journal, log or SweepLog(header), [self.count])
         self.left, self.answer = kill_after, answer
