@@ -99,7 +99,7 @@ def ending(method, forget_set, number, objectives):
     return finished(key, objectives, says={"forget": forget_says}, checkpoint=f"trials/{key}/weights")
 
 
-def write_sweep(folder: Path, *, last_record=None, **changes) -> Path:
+def write_sweep(folder: Path, *, num_trials=5, last_record=None, **changes) -> Path:
     """Write the synthetic sweep to `folder`, or only its first `last_record` records; `changes` go into the header."""
     rng = np.random.default_rng(3)
     records = [header(**changes)]
@@ -107,19 +107,19 @@ def write_sweep(folder: Path, *, last_record=None, **changes) -> Path:
         for kind, objectives, says in (("before", (0.63, 0.21), {}), ("retain_model", (0.61, 0.72), {"forget": "Hm?"})):
             records += [started(kind, forget_set, None)]
             records += [finished(f"{kind}/{forget_set}", objectives, says=says)]
-        for number in range(5):
+        for number in range(num_trials):
             for method in METHODS:
                 utility, efficacy = REACH[method]
-                strength = 0.15 + 0.2 * number + rng.uniform(-0.1, 0.1)
+                strength = 0.15 + 0.2 * (number % 5) + rng.uniform(-0.1, 0.1)
                 objectives = (
                     round(max(0.0, utility * (1 - strength**3)) * (1 - 0.1 * s), 4),
                     round(0.2 + (efficacy - 0.2) * strength**0.5 - 0.05 * s - 0.2 * rng.random() * (number % 2), 4),
                 )
                 params = {
                     "train.learning_rate": float(10 ** rng.uniform(-6, -4)),
-                    "method.forget_weight": 0.5 + number / 4,
+                    "method.forget_weight": 0.5 + (number % 5) / 4,
                 }
-                params |= {"method.beta": 0.05 * (number + 1)} if "NPO" in method else {}
+                params |= {"method.beta": 0.05 * (number % 7 + 1)} if "NPO" in method else {}
                 start = started(method, forget_set, number, params)
                 step = StepRecord(
                     step=0, loss=1.0, forget_loss=0.5, retain_loss=0.5, learning_rate=1e-5, grad_norm=None

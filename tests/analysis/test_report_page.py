@@ -47,20 +47,28 @@ def page_of(log, folder):
     return write_report(summarize(log), folder / "report.html").read_text(encoding="utf-8")
 
 
-def plots_of(text):
-    return json.loads(re.search(r'id="plots">(.*?)</script>', text, re.DOTALL).group(1))
+def data_of(text):
+    return json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL).group(1))
 
 
 def test_page_holds_the_findings(log, tmp_path):
-    page = Page(page_of(log, tmp_path))
+    text = page_of(log, tmp_path)
     for expected in (
-        "tofu-small", "Best settings", "Answers before and after", "Trials", "How it was made", "masked",
+        "tofu-small", "Best settings", "Settings", "Answers before and after", "Trials", "How it was made", "masked",
         "python -m orchestrator.sweep tofu_small", "all-MiniLM-L6-v2", "torch 2.13.0",
-        "I don't know the answer to that.",
-        "loss is not finite at step 31", "MemoryError: rank 1 peaked", "36 complete, 2 diverged, 2 failed",
-        "models/tofu_tiny", *METHODS, *(trial.key for trial in summarize(log).trials),
+        "I don't know the answer to that.", "36 complete, 2 diverged, 2 failed", "models/tofu_tiny", *METHODS,
     ):  # fmt: skip
-        assert expected in page.text, expected
+        assert expected in Page(text).text, expected
+    trials = data_of(text)["trials"]["rows"]
+    assert [row[0] for row in trials] == [trial.key for trial in summarize(log).trials]
+    assert sum("MemoryError: rank 1 peaked" in (row[-1] or "") for row in trials) == 2
+
+
+def test_page_says_what_settings_do(tmp_path):
+    text = Page(page_of(load_sweep(write_sweep(tmp_path / "many", num_trials=30)), tmp_path)).text
+    assert "GA+GD: forget_weight lowers model utility (−0.980), forget_weight raises forget efficacy" in text
+    few = Page(page_of(load_sweep(write_sweep(tmp_path / "few", num_trials=9)), tmp_path)).text
+    assert "GA+GD: 8 complete trials, too few to say" in few
 
 
 def test_page_says_how_hypervolumes_are_measured_and_what_they_owe_to_luck(log, tmp_path):
@@ -113,7 +121,7 @@ def test_hostile_text_shows_as_text(log, tmp_path):
 
 
 def test_hostile_text_shows_as_text_in_hover_labels(tmp_path):
-    (figure,) = plots_of(page_of(hostile_log(tmp_path), tmp_path))["fronts"]
+    (figure,) = data_of(page_of(hostile_log(tmp_path), tmp_path))["fronts"]
     for trace in figure["data"]:
         for hover in trace.get("hovertext", []):
             assert "&lt;script&gt;" in hover
