@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         storage = open_storage(options.dir)
         fetch_journal(storage)
-        path = write_report(summarize(load_sweep(storage.local)), options.out or storage.local / "report.html")
+        summary = summarize(load_sweep(storage.local, keeps_steps=False))
+        path = write_report(summary, options.out or storage.local / "report.html")
     except (JournalError, OSError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

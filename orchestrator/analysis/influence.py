@@ -76,7 +76,8 @@ def rank_correlation(setting: ArrayLike, objective: ArrayLike) -> Effect | None:
     ranks = [_ranks(np.asarray(values, dtype=float)) for values in (setting, objective)]
     if any(np.ptp(values) == 0 for values in ranks):
         return None
-    found = min(1.0, max(-1.0, float(np.corrcoef(np.stack(ranks))[0, 1])))
+    table = np.asarray(np.corrcoef(np.stack(ranks)))
+    found = min(1.0, max(-1.0, float(table[0, 1])))
     centre = math.atanh(min(1 - 1e-12, max(1e-12 - 1, found)))
     reach = _NORMAL_95 * math.sqrt((1 + found**2 / 2) / (len(ranks[0]) - 3))
     return Effect(found, Interval(math.tanh(centre - reach), math.tanh(centre + reach)))

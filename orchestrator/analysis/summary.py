@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,7 @@ class ForgetSetSummary:
         return (*self.baselines, *(cell.knee for cell in self.ranking if cell.knee is not None))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SweepSummary:
     """Everything a reader wants to know of a sweep. `state` is `running or cut off` where the journal has no end.
 
@@ -146,12 +147,12 @@ class SweepSummary:
         """Direction of each objective."""
         return tuple(objective.direction for objective in self.objectives)
 
-    @property
+    @cached_property
     def trials(self) -> list[TrialSummary]:
         """Every searched trial, by forget set and method."""
         return [trial for group in self.forget_sets for cell in group.cells for trial in cell.trials]
 
-    @property
+    @cached_property
     def params(self) -> list[str]:
         """The names of all searched params, in the order in which they first appear."""
         return list(dict.fromkeys(name for trial in self.trials for name in trial.params))

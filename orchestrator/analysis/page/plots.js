@@ -2,19 +2,23 @@
 // only the browser knows whether the page is light or dark. A figure is drawn when it comes near to the window.
 const darkness = matchMedia("(prefers-color-scheme: dark)");
 const hidden = new Set();  // methods
-const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+let look = {};  // the page's colours and its font, read once: asking makes the browser lay out what was just drawn
+function see() {
+  const style = getComputedStyle(document.documentElement);
+  for (const name of ["ink", "muted", "rule", "paper", "raised", "sans"]) look[name] = style.getPropertyValue(`--${name}`).trim();
+}
 
 function paint(trace) {
-  const ink = css("--ink"), owner = trace.meta.owner;
-  if (!owner) return { ...trace, line: { ...trace.line, color: css("--muted") } };
+  const { owner } = trace.meta;
+  if (!owner) return { ...trace, line: { ...trace.line, color: look.muted } };
   const color = data.colors[owner][darkness.matches ? "dark" : "light"];
-  const outline = trace.marker.symbol ? color : ink;
+  const outline = trace.marker.symbol ? color : look.ink;
   return {
     ...trace,
     visible: !hidden.has(owner),
     line: { ...trace.line, color },
     marker: { ...trace.marker, color, line: { ...trace.marker.line, color: outline } },
-    textfont: { color: ink, size: 12, shadow: `0 0 3px ${css("--paper")}, 0 0 3px ${css("--paper")}` },
+    textfont: { color: look.ink, size: 12, shadow: `0 0 3px ${look.paper}, 0 0 3px ${look.paper}` },
   };
 }
 
@@ -48,17 +52,18 @@ function draw(place) {
   const figure = place.dataset.slice ? slice(JSON.parse(place.dataset.slice)) : place.dataset.figure.split("/").reduce((part, key) => part[key], data);
   const narrow = place.clientWidth < 480, small = place.closest(".panels");
   const axis = (given) => ({
-    ...given, title: { ...given.title, font: { size: 12, color: css("--muted") }, standoff: 8 },
-    gridcolor: css("--rule"), zeroline: false, linecolor: css("--rule"), tickfont: { size: 11, color: css("--muted") },
-    automargin: true, ...(given.dtick ? {} : { nticks: narrow ? 5 : 8 }),
+    ...given, title: { ...given.title, font: { size: 12, color: look.muted }, standoff: 8 },
+    gridcolor: look.rule, zeroline: false, linecolor: look.rule, tickfont: { size: 11, color: look.muted },
+    automargin: given.type === "category",  // else everything is drawn twice
+    ...(given.dtick ? {} : { nticks: narrow ? 5 : 8 }),
   });
   const layout = {
     xaxis: axis(figure.layout.xaxis), yaxis: axis(figure.layout.yaxis),
-    height: narrow || small ? 320 : 420, margin: { l: 44, r: 16, t: 12, b: 44 }, showlegend: false, hovermode: "closest",
+    height: narrow || small ? 320 : 420, margin: { l: 60, r: 16, t: 12, b: 48 }, showlegend: false, hovermode: "closest",
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", dragmode: narrow ? false : "zoom",
-    font: { family: css("--sans"), color: css("--ink") },
-    modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--muted"), activecolor: css("--ink") },
-    hoverlabel: { bgcolor: css("--raised"), bordercolor: css("--rule"), align: "left", font: { family: css("--sans"), color: css("--ink"), size: 12 } },
+    font: { family: look.sans, color: look.ink },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: look.muted, activecolor: look.ink },
+    hoverlabel: { bgcolor: look.raised, bordercolor: look.rule, align: "left", font: { family: look.sans, color: look.ink, size: 12 } },
   };
   const config = {
     responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover",
@@ -68,17 +73,27 @@ function draw(place) {
   place.dataset.drawn = "";
 }
 
+// One after another with a frame between, so that the first is seen before the last is drawn.
+const waiting = [];
+function drawNext() {
+  draw(waiting[0]);
+  waiting.shift();
+  if (waiting.length) soon();
+}
+const soon = () => requestAnimationFrame(() => setTimeout(drawNext));
+
 const near = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) {
     if (!isIntersecting) continue;
     near.unobserve(target);
-    draw(target);
+    if (waiting.push(target) === 1) soon();
   }
 }, { rootMargin: "600px" });
 const places = [...document.querySelectorAll(".plot")];
 places.forEach((place) => near.observe(place));
 const redraw = () => places.filter((place) => "drawn" in place.dataset).forEach(draw);
-darkness.addEventListener("change", redraw);
+darkness.addEventListener("change", () => { see(); redraw(); });
+see();
 addEventListener("beforeprint", () => places.forEach(draw));
 const buttons = [...document.querySelectorAll(".legend button")];  // each legend has one for each method
 for (const button of buttons) {
