@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs
 from orchestrator.analysis import confirmation, words
 from orchestrator.analysis.answers import side_by_side
 from orchestrator.analysis.chains import OVER_TASKS, task_chains
+from orchestrator.analysis.cost import cost_figure, cost_tables
 from orchestrator.analysis.downstream import downstream_table
 from orchestrator.analysis.influence import FEWEST_COMPLETE, settings
 from orchestrator.analysis.kept import SHARE, best_kept
@@ -63,7 +64,8 @@ def render(summary: SweepSummary) -> str:
     chains = [task_chains(group) for group in summary.forget_sets]
     drawn, over_tasks = figures(summary), task_figures(chains)
     searched = [settings(summary, group) for group in summary.forget_sets]
-    trials = trial_table(summary)
+    trials, costs = trial_table(summary), cost_tables(summary)
+    questions = [side_by_side(group) for group in summary.forget_sets]
     return environment.get_template("report.html.j2").render(
         sweep=summary,
         answer=" ".join(text for text in (words.answer(summary), confirmation.in_words(summary)) if text),
@@ -75,10 +77,12 @@ def render(summary: SweepSummary) -> str:
             "fronts": drawn,
             "tasks": over_tasks,
             "slices": slice_axes(summary, searched),
+            "costs": [cost_figure(table) for table in costs],
             "trials": trials,
             "colors": colors,
         },
         trials=trials,
+        costs=costs,
         searched=searched,
         fewest_complete=FEWEST_COMPLETE,
         chains=chains,
@@ -90,10 +94,11 @@ def render(summary: SweepSummary) -> str:
         kept=[best_kept(group, summary.objectives) for group in summary.forget_sets],
         share=SHARE,
         fewest=FEWEST_ENDED,
-        questions=[side_by_side(group) for group in summary.forget_sets],
+        questions=questions,
+        asked_sets=list(dict.fromkeys(words.words(asked.name) for sets in questions for asked in sets)),
         facts=_facts(summary),
         config=json.dumps(summary.config, indent=2, ensure_ascii=False, default=str),
-        plotly=get_plotlyjs() if any(drawn) or any(over_tasks) or any(found.slices for found in searched) else "",
+        plotly=get_plotlyjs() if summary.counts["COMPLETE"] or any(over_tasks) else "",
     )
 
 

@@ -25,7 +25,7 @@ class TrialSummary:
     time from start to end where a trial ended before it recorded any, and None while it is unfinished. `gpu_seconds`:
     what its slot held from start to end, waiting for workers included, 0 without GPUs. `tasks` are
     those of a chain that were finished, however the trial ended; empty where there is a single task. `confirms` names
-    the trial or baseline that it repeats on held-out questions.
+    the trial or baseline that it repeats on held-out questions. `num_forget_rows` is None where no record says it.
     """
 
     key: str
@@ -43,6 +43,7 @@ class TrialSummary:
     examples: tuple[ExampleAnswer, ...]
     tasks: tuple[TaskFinished, ...]
     confirms: str | None = None
+    num_forget_rows: int | None = None
 
     @property
     def is_comparable(self) -> bool:
@@ -107,6 +108,12 @@ class ForgetSetSummary:
     def baselines(self) -> tuple[TrialSummary, ...]:
         """The model before unlearning and the retain model, where they were started."""
         return tuple(trial for trial in (self.before, self.retain_model) if trial is not None)
+
+    @property
+    def num_rows(self) -> int | None:
+        """Rows of the forget set, all tasks together; None where no record says it."""
+        trials = (*self.baselines, *(trial for cell in self.cells for trial in cell.trials))
+        return next((trial.num_forget_rows for trial in trials if trial.num_forget_rows is not None), None)
 
     @property
     def models(self) -> tuple[TrialSummary, ...]:
@@ -225,6 +232,7 @@ def _trial(log: TrialLog, objectives: Sequence[ObjectiveRecord]) -> TrialSummary
         examples=finished.examples if finished else (),
         tasks=tuple(log.tasks),
         confirms=started.confirms,
+        num_forget_rows=finished.num_forget_rows if finished else None,
     )
 
 

@@ -162,7 +162,8 @@ class TrialFinished(_Record):
     `metrics` maps names such as `model_utility` or `forget/rouge` to values. `objectives` are in the sweep's order and
     absent for FAILED. `retry`: the reason for FAILED lies outside of the trial, which a resumed sweep tries again.
     `notes` say what went wrong without changing the result. `scores_path` is a JSON-lines file of per-example scores,
-    `checkpoint` a folder of weights; both are relative to the sweep's folder.
+    `checkpoint` a folder of weights; both are relative to the sweep's folder. `num_forget_rows`: of its forget set, all
+    tasks together; older journals lack it.
     """
 
     kind: Literal["trial_finished"] = "trial_finished"
@@ -179,6 +180,7 @@ class TrialFinished(_Record):
     judges: dict[str, str] = {}
     examples: tuple[ExampleAnswer, ...] = ()
     notes: tuple[str, ...] = ()
+    num_forget_rows: int | None = Field(None, exclude_if=lambda number: number is None)
 
 
 class CheckpointDeleted(_Record):

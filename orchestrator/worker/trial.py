@@ -351,6 +351,7 @@ def _record(job: TrialJob, chain: _Chain, metrics: dict[str, float]) -> TrialFin
         judges=chain.parts.judges(job.config.evaluation).names,
         examples=example_answers(chain.scores),
         notes=tuple(chain.notes),
+        num_forget_rows=sum(len(task.forget) for task in chain.tasks),
     )
 
 

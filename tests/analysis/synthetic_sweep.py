@@ -24,6 +24,7 @@ OBJECTIVES = (
     ObjectiveRecord(metric="model_utility", direction="maximize", worst=0.0),
     ObjectiveRecord(metric="forget_efficacy", direction="maximize", worst=0.0),
 )
+NUM_ROWS = {"forget01": 40, "forget05": 200}
 NOON = 1_760_000_000.0
 # Where each method's trials lie: the best utility it keeps, and how far it gets with forgetting.
 REACH = {"GA+GD": (0.45, 0.70), "NPO+GD": (0.60, 0.80), "ME+GD": (0.62, 0.92), "IDK+AP": (0.61, 0.74)}
@@ -81,6 +82,7 @@ def finished(key, objectives=None, *, state=TrialState.COMPLETE, says=None, **ch
             "metrics": {"model_utility": utility, "forget_efficacy": efficacy, "forget/rouge": 1 - efficacy,
                         "retain/rouge": utility, "forget/token_entropy": 0.91, "forget_quality": 1.3e-5},
             "judges": {"sentence_encoder": "all-MiniLM-L6-v2"}, "examples": examples(says or {}),
+            "num_forget_rows": next((rows for name, rows in NUM_ROWS.items() if name in key), None),
         }  # fmt: skip
     return TrialFinished(**(values | changes))
 

@@ -70,8 +70,8 @@ def column(browser, number):
     return browser.execute_script(cells)
 
 
-def choose(browser, name, value):
-    Select(browser.find_element(By.CSS_SELECTOR, f"#trials select[name={name}]")).select_by_visible_text(value)
+def choose(browser, name, value, section="trials"):
+    Select(browser.find_element(By.CSS_SELECTOR, f"#{section} select[name={name}]")).select_by_visible_text(value)
 
 
 def downloaded(browser, folder, kind):
@@ -91,7 +91,7 @@ def test_page_in_a_browser(browser, log, tmp_path):
     assert not browser.find_elements(By.CSS_SELECTOR, below)  # drawn when a reader comes near
     browser.execute_script("dispatchEvent(new Event('beforeprint'))")
     assert browser.find_elements(By.CSS_SELECTOR, below)
-    assert len(browser.find_elements(By.CSS_SELECTOR, ".plot svg.main-svg .scatterlayer")) == 2 + 2 * 3 * 2
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".plot svg.main-svg .scatterlayer")) == 2 + 2 * 3 * 2 + 1
     assert fits(browser)
     drawn = "return document.querySelectorAll('#fronts .scatterlayer path.point').length"
     assert browser.execute_script(drawn) == 36 + 4
@@ -127,6 +127,30 @@ def test_trials_are_sorted_filtered_and_turned_by_keyboard(browser, tmp_path):
     choose(browser, "set", "forget05")
     assert status.text == "1 trial (120 in all)" and column(browser, 0) == ["IDK+AP/forget05/3"]
     assert column(browser, 8)[0].startswith("MemoryError: rank 1 peaked")
+    assert [entry["message"] for entry in browser.get_log("browser")] == []
+
+
+def test_answers_are_filtered(browser, log, tmp_path):
+    show(browser, log, tmp_path)
+    visible = "return [...document.querySelectorAll('#answers {}')].filter((one) => one.checkVisibility()).length"
+    questions, answers, gone = (visible.format(name) for name in (".question", "[data-owner] dd", ".question del"))
+    assert browser.execute_script(questions) == 2 * 5  # the third one of a set is folded away
+    text = browser.find_element(By.CSS_SELECTOR, "#answers input[name=text]")
+    text.send_keys("LEADERSHIP", Keys.ENTER)
+    assert browser.execute_script(questions) == 2 and browser.execute_script(answers) == 2 * 6
+    status = browser.find_element(By.CSS_SELECTOR, "#answers [role=status]")
+    assert status.text == "2 questions of 12"
+    choose(browser, "method", "NPO+GD", section="answers")
+    assert browser.execute_script(answers) == 2 * 3
+    text.clear()
+    choose(browser, "set", "real authors", section="answers")
+    assert browser.execute_script(questions) == 2 and fits(browser)
+    choose(browser, "set", "all", section="answers")
+    says = "const said = document.querySelector('#answers .question dd:last-of-type');"
+    browser.execute_script(says + "said.innerHTML = '<del>old</del> <ins>new</ins>'")
+    assert browser.execute_script(gone) == 1
+    press(browser, "#answers input[name=marks]")
+    assert browser.execute_script(gone) == 0
     assert [entry["message"] for entry in browser.get_log("browser")] == []
 
 
@@ -170,7 +194,9 @@ def test_curves_over_the_tasks_in_a_browser(browser, tmp_path):
     press(browser, "#tasks .legend button[data-owner='ME+GD']")
     assert len(browser.execute_script(lines)) == 6 * 4
     pressed = "return [...document.querySelectorAll(\".legend button[data-owner='ME+GD']\")].map((b) => b.ariaPressed)"
-    assert browser.execute_script(pressed) == ["false"] * 3
+    assert browser.execute_script(pressed) == ["false"] * 4
+    states = column(browser, 1)
+    assert "diverged after task 2" in states and "failed" in states and "complete" in states
     for width in (360, 1600):
         resize(browser, width)
         assert fits(browser)

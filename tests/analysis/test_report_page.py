@@ -120,6 +120,15 @@ def test_hostile_text_shows_as_text(log, tmp_path):
     assert "evil.example" not in str([value for name, value in page.attributes if name in ("href", "src")])
 
 
+def test_what_changed_in_an_answer_is_marked(tmp_path):
+    says = {"forget": "no no no", "retain": "Jaime Vasquez was born in <b>Lima</b>, Chile."}
+    records = [header(cells=(cell("A", "f"),)), started("before", "f", None), finished("before/f", (0.6, 0.2))]
+    records += [started("A", "f", 0), finished("A/f/0", (0.5, 0.5), says=says)]
+    text = page_of(load_sweep(write_records(tmp_path, records)), tmp_path)
+    assert "<dd>Jaime Vasquez was born in<del> Santiago,</del><ins> &lt;b&gt;Lima&lt;/b&gt;,</ins> Chile.</dd>" in text
+    assert text.count("<dd>no no no</dd>") == 3
+
+
 def test_hostile_text_shows_as_text_in_hover_labels(tmp_path):
     (figure,) = data_of(page_of(hostile_log(tmp_path), tmp_path))["fronts"]
     for trace in figure["data"]:
@@ -207,5 +216,5 @@ def test_gpu_time_is_shown_where_there_was_any(tmp_path):
     held = start.model_copy(update={"gpus": 8.0, "time": start.time + 1800})  # until an hour after the header
     records = [header(), held, finished(start.key, (0.5, 0.5)), SweepEnded(state="budget spent", time=held.time + 1900)]
     page = Page(page_of(load_sweep(write_records(tmp_path / "gpu", records)), tmp_path))
-    assert page.text.count("GPU time") == 4  # a column of cells for each forget set, one of trials, and how it was made
+    assert page.text.count("GPU time") == 5  # a column for each forget set, costs, one of trials, how it was made
     assert "4.0 h" in page.text and "The sweep is not finished (budget spent)" in page.text
