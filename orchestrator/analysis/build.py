@@ -96,8 +96,10 @@ def render(summary: SweepSummary) -> str:
         fewest=FEWEST_ENDED,
         questions=questions,
         asked_sets=list(dict.fromkeys(words.words(asked.name) for sets in questions for asked in sets)),
-        facts=_facts(summary),
-        config=json.dumps(summary.config, indent=2, ensure_ascii=False, default=str),
+        making=[
+            (part, _facts(part), json.dumps(part.config, indent=2, ensure_ascii=False, default=str))
+            for part in summary.parts or (summary,)
+        ],
         plotly=get_plotlyjs() if summary.counts["COMPLETE"] or any(over_tasks) else "",
     )
 
