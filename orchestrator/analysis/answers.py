@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.analysis.differences import Part, differences
 from orchestrator.analysis.summary import ForgetSetSummary, TrialSummary
 
 
@@ -13,6 +14,12 @@ class Question:
     question: str
     truth: str
     outputs: tuple[tuple[str, str | None], ...]
+
+    def changes(self, owner: str) -> tuple[Part, ...] | None:
+        """What a model says otherwise than the one before unlearning; None where there is nothing to mark."""
+        outputs = dict(self.outputs)
+        before, after = outputs.get("before"), outputs.get(owner)
+        return None if owner == "before" or before is None or after is None else differences(before, after)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,15 @@ from orchestrator.analysis import confirmation, words
 from orchestrator.analysis.answers import side_by_side
 from orchestrator.analysis.chains import OVER_TASKS, task_chains
 from orchestrator.analysis.confirmation_plots import confirmation_figures
+from orchestrator.analysis.cost import cost_figure, cost_tables
 from orchestrator.analysis.downstream import downstream_table
+from orchestrator.analysis.influence import FEWEST_COMPLETE, settings
 from orchestrator.analysis.kept import SHARE, best_kept
 from orchestrator.analysis.palette import BASELINE_COLORS, DARK_BASELINE_COLORS, method_colors, on_dark
-from orchestrator.analysis.plots import axis_titles, figures
+from orchestrator.analysis.plots import axis_titles, figures, slice_axes
 from orchestrator.analysis.summary import SweepSummary, TrialSummary
 from orchestrator.analysis.task_plots import task_figures
+from orchestrator.analysis.trial_table import trial_table
 from orchestrator.analysis.volume import FEWEST_ENDED
 
 KEY_METRICS = 4
@@ -53,6 +56,7 @@ def render(summary: SweepSummary) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False, "allow_nan": False}
     environment.filters |= {"score": words.score, "number": words.number, "duration": words.duration}
     environment.filters |= {"words": words.words, "moment": words.moment, "count": words.count}
     environment.filters |= {"all_metrics": all_metrics, "difference": words.difference, "interval": words.interval}
@@ -62,13 +66,29 @@ def render(summary: SweepSummary) -> str:
     drawn, over_tasks = figures(summary), task_figures(chains)
     confirmations = [confirmation.confirmation_table(summary, group) for group in summary.forget_sets]
     confirmed = confirmation_figures(summary, confirmations)
+    searched = [settings(summary, group) for group in summary.forget_sets]
+    trials, costs = trial_table(summary), cost_tables(summary)
+    questions = [side_by_side(group) for group in summary.forget_sets]
     return environment.get_template("report.html.j2").render(
         sweep=summary,
         answer=" ".join(text for text in (words.answer(summary), confirmation.in_words(summary)) if text),
         names=words.short_names(summary.params),
         colors=colors,
         axis_titles=axis_titles(summary.objectives),
-        plots={"fronts": drawn, "confirmed": confirmed, "tasks": over_tasks, "colors": colors},
+        data={
+            "name": summary.name,
+            "fronts": drawn,
+            "confirmed": confirmed,
+            "tasks": over_tasks,
+            "slices": slice_axes(summary, searched),
+            "costs": [cost_figure(table) for table in costs],
+            "trials": trials,
+            "colors": colors,
+        },
+        trials=trials,
+        costs=costs,
+        searched=searched,
+        fewest_complete=FEWEST_COMPLETE,
         chains=chains,
         over_tasks=OVER_TASKS,
         downstream=[downstream_table(group) for group in summary.forget_sets],
@@ -78,10 +98,13 @@ def render(summary: SweepSummary) -> str:
         kept=[best_kept(group, summary.objectives) for group in summary.forget_sets],
         share=SHARE,
         fewest=FEWEST_ENDED,
-        questions=[side_by_side(group) for group in summary.forget_sets],
-        facts=_facts(summary),
-        config=json.dumps(summary.config, indent=2, ensure_ascii=False, default=str),
-        plotly=get_plotlyjs() if any(drawn) or any(over_tasks) else "",
+        questions=questions,
+        asked_sets=list(dict.fromkeys(words.words(asked.name) for sets in questions for asked in sets)),
+        making=[
+            (part, _facts(part), json.dumps(part.config, indent=2, ensure_ascii=False, default=str))
+            for part in summary.parts or (summary,)
+        ],
+        plotly=get_plotlyjs() if summary.counts["COMPLETE"] or any(over_tasks) else "",
     )
 
 

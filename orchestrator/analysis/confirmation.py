@@ -13,6 +13,7 @@ from orchestrator.analysis.words import count, listed, score, words
 from orchestrator.tracking.confirmation import num_seeds
 
 Row = tuple[float, ...]
+BEYOND = 2  # standard errors: a smaller mean shift is not called one
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,17 +129,34 @@ def _with_fronts(rows: Sequence[Confirmed], directions: Sequence[Direction]) -> 
 
 
 def _flattered(sweep: SweepSummary, known: Sequence[Confirmed]) -> str:
-    shifts = _mean_shifts(known)
-    pairs = list(zip(sweep.objectives, shifts, strict=True))
-    said = [f"{words(goal.metric)} is {_in_words(shift, goal.direction)}" for goal, shift in pairs]
-    flattered = [words(goal.metric) for goal, shift in pairs if worse(shift, goal.direction)]
+    said, beyond, within, untold = (list[str]() for _ in range(4))
+    for place, goal in enumerate(sweep.objectives):
+        shift, error = _mean_shifts(known)[place], _standard_error(known, place)
+        said.append(f"{words(goal.metric)} is {_in_words(shift, goal.direction, error)}")
+        if worse(shift, goal.direction):
+            group = untold if error is None else beyond if abs(shift) > BEYOND * error else within
+            group.append(words(goal.metric))
+    ends = [f"the search flattered itself in {listed(beyond)}"] if beyond else []
+    ends += [f"the difference in {listed(within)} is within noise, twice the standard error"] if within else []
+    ends += [f"one run cannot tell whether the difference in {listed(untold)} is noise"] if untold else []
     who = f"the {count(len(known), 'finalist')}" if len(known) > 1 else "the finalist"
-    end = f"the search flattered itself in {listed(flattered)}" if flattered else "the search did not flatter itself"
     on_average = " on average" if len(known) > 1 else ""
     return (
         f"With fresh seeds and on questions that the search never asked, {listed(said)} than it said of {who}"
-        f"{on_average}: {end}."
+        f"{on_average}: {'; '.join(ends) or 'the search did not flatter itself'}."
     )
+
+
+def _standard_error(known: Sequence[Confirmed], place: int) -> float | None:
+    """Of the mean shift in one objective: over the finalists, or over the runs of a single one; None for one run.
+
+    All finalists are asked the same questions and have the same seeds: what these alone do to all of them is not in it.
+    """
+    shifts = [row.shift[place] for row in known if row.shift is not None]
+    if len(shifts) > 1:
+        return statistics.stdev(shifts) / math.sqrt(len(shifts))
+    (row,) = known
+    return None if row.deviation is None else row.deviation[place] / math.sqrt(row.num_complete)
 
 
 def _compared(sweep: SweepSummary, tables: Iterable[ConfirmationTable]) -> str:
@@ -151,10 +169,11 @@ def _compared(sweep: SweepSummary, tables: Iterable[ConfirmationTable]) -> str:
     return f"Of the model before unlearning, which was not selected, {listed(said)} on these questions than on those."
 
 
-def _in_words(shift: float, direction: Direction) -> str:
+def _in_words(shift: float, direction: Direction, error: float | None = None) -> str:
     if not round(shift, 3):
         return "no different"
-    return f"{score(abs(shift))} {'worse' if worse(shift, direction) else 'better'}"
+    give_or_take = "" if error is None else f" ± {score(error)}"
+    return f"{score(abs(shift))}{give_or_take} {'worse' if worse(shift, direction) else 'better'}"
 
 
 def _mean_shifts(rows: Iterable[Confirmed]) -> Row:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from orchestrator.analysis.influence import Settings
 from orchestrator.analysis.summary import ForgetSetSummary, SweepSummary, TrialSummary
 from orchestrator.analysis.words import number, score, short_names, words
 from orchestrator.tracking.journal import ObjectiveRecord
@@ -31,11 +32,30 @@ def figures(summary: SweepSummary) -> list[dict[str, Any] | None]:
 
 def axis_titles(objectives: Sequence[ObjectiveRecord]) -> tuple[str, str]:
     """What the two axes show and which way is better."""
-    titles = [
-        f"{words(objective.metric)} ({'higher' if objective.direction == 'maximize' else 'lower'} is better)"
-        for objective in objectives
-    ]
+    titles = [_title(objective) for objective in objectives]
     return ("trial number", titles[0]) if len(titles) == 1 else (titles[0], titles[1])
+
+
+def slice_axes(summary: SweepSummary, searched: Sequence[Settings]) -> list[dict[str, Any]]:
+    """The axes of each forget set's slices, which the page draws from the rows of the trials.
+
+    An objective has one range for all settings; `worse` is the end of it where trials that diverged are drawn.
+    """
+    axes = []
+    for group, found in zip(summary.forget_sets, searched, strict=True):
+        columns = zip(*(trial.objectives or () for trial in _complete(group)), strict=True)
+        ranges = [padded(column) for column in columns] or [padded([0.0, 1.0])] * len(summary.objectives)
+        objectives = [
+            {"title": escape(_title(goal), quote=False), "range": span, "worse": span[goal.direction == "minimize"]}
+            for goal, span in zip(summary.objectives, ranges, strict=True)
+        ]
+        settings = [{"name": part.setting, "axis": part.axis} for part in found.slices]
+        axes.append({"name": group.name, "objectives": objectives, "settings": settings})
+    return axes
+
+
+def _title(objective: ObjectiveRecord) -> str:
+    return f"{words(objective.metric)} ({'higher' if objective.direction == 'maximize' else 'lower'} is better)"
 
 
 def _figure(summary: SweepSummary, group: ForgetSetSummary, ranges: Sequence[Range]) -> dict[str, Any]:

@@ -3,13 +3,22 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from orchestrator.analysis.pareto import Direction, Points, UnitBox, front, knee
 from orchestrator.analysis.volume import Measure, Volume, measure, volumes
-from orchestrator.tracking.journal import BASELINES, ExampleAnswer, ObjectiveRecord, TaskFinished, TrialState
+from orchestrator.tracking.journal import (
+    BASELINES,
+    CellRecord,
+    DataRecord,
+    ExampleAnswer,
+    ObjectiveRecord,
+    TaskFinished,
+    TrialState,
+)
 from orchestrator.tracking.sweep_log import SweepLog, TrialLog
 
 UNFINISHED = "UNFINISHED"
@@ -42,6 +51,11 @@ class TrialSummary:
     examples: tuple[ExampleAnswer, ...]
     tasks: tuple[TaskFinished, ...]
     confirms: str | None = None
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether it is a trial of the search: no baseline, and no run that confirms one."""
+        return self.confirms is None and self.method not in BASELINES
 
     @property
     def is_comparable(self) -> bool:
@@ -85,7 +99,7 @@ class CellSummary:
 class ForgetSetSummary:
     """All methods on one forget set: the front over all of them, and the two models they are measured against.
 
-    `measure`: the axes of its hypervolumes.
+    `measure`: the axes of its hypervolumes. `data`: its rows; None in old journals.
     """
 
     name: str
@@ -95,6 +109,7 @@ class ForgetSetSummary:
     before: TrialSummary | None
     retain_model: TrialSummary | None
     measure: Measure
+    data: DataRecord | None = None
     confirmations: tuple[TrialSummary, ...] = ()  # of its finalists and baselines; nothing else counts them
 
     @property
@@ -108,19 +123,24 @@ class ForgetSetSummary:
         return tuple(trial for trial in (self.before, self.retain_model) if trial is not None)
 
     @property
+    def num_rows(self) -> int | None:
+        """Rows of the forget set, all tasks together; None where no record says it."""
+        return None if self.data is None else self.data.forget.num_rows
+
+    @property
     def models(self) -> tuple[TrialSummary, ...]:
         """The models worth a closer look: the baselines, then the knee of each cell, best ranked first."""
         return (*self.baselines, *(cell.knee for cell in self.ranking if cell.knee is not None))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SweepSummary:
     """Everything a reader wants to know of a sweep. `state` is `running or cut off` where the journal has no end.
 
     `seconds` is the time of all trials and baselines together, `clock_seconds` the time on the clock over all sittings,
     `gpu_seconds` what slots held in them. `last_time` is when the last
     trial started, finished a task or ended, in seconds since 1970. `judges` lists every model that was recorded under a
-    judge's name.
+    judge's name. `parts`: the sweeps that are overlaid in it, see `overlay`; empty for a sweep by itself.
     """
 
     name: str
@@ -140,18 +160,19 @@ class SweepSummary:
     judges: dict[str, tuple[str, ...]]
     versions: dict[str, str]
     config: dict[str, Any]
+    parts: "tuple[SweepSummary, ...]" = ()
 
     @property
     def directions(self) -> tuple[Direction, ...]:
         """Direction of each objective."""
         return tuple(objective.direction for objective in self.objectives)
 
-    @property
+    @cached_property
     def trials(self) -> list[TrialSummary]:
         """Every searched trial, by forget set and method."""
         return [trial for group in self.forget_sets for cell in group.cells for trial in cell.trials]
 
-    @property
+    @cached_property
     def params(self) -> list[str]:
         """The names of all searched params, in the order in which they first appear."""
         return list(dict.fromkeys(name for trial in self.trials for name in trial.params))
@@ -161,18 +182,7 @@ def summarize(log: SweepLog) -> SweepSummary:
     """What `log` says, also while its sweep is running: missing parts are None or empty, never guessed."""
     header = log.header
     everything = [_trial(trial, header.objectives) for trial in log.trials.values()]
-    trials = [trial for trial in everything if trial.confirms is None]
-    searched = [trial for trial in trials if trial.method not in BASELINES]
-    methods = _in_order([cell.method for cell in header.cells] + [trial.method for trial in searched])
-    names = _in_order([cell.forget_set for cell in header.cells] + [trial.forget_set for trial in searched])
-    planned = {(cell.method, cell.forget_set): cell.num_trials for cell in header.cells}
-    groups = []
-    for name in names:
-        here = [trial for trial in trials if trial.forget_set == name]
-        started = {trial.method for trial in here}
-        budgets = {m: planned.get((m, name), 0) for m in methods if m in started or (m, name) in planned}
-        again = tuple(trial for trial in everything if trial.confirms is not None and trial.forget_set == name)
-        groups.append(replace(_forget_set(name, here, budgets, header.objectives), confirmations=again))
+    searched = [trial for trial in everything if trial.is_searched]
     times = [
         record.time
         for trial in log.trials.values()
@@ -184,11 +194,11 @@ def summarize(log: SweepLog) -> SweepSummary:
         seed=header.seed,
         command=header.command,
         state=log.ended.state if log.ended else "running or cut off",
-        methods=methods,
+        methods=_in_order([cell.method for cell in header.cells] + [trial.method for trial in searched]),
         objectives=header.objectives,
         num_planned=header.num_trials,
         trials_per_cell=header.trials_per_cell,
-        forget_sets=tuple(groups),
+        forget_sets=by_forget_set(everything, header.cells, header.objectives, header.data),
         counts=_counts(searched),
         seconds=sum(trial.seconds or 0.0 for trial in everything),
         clock_seconds=log.spent()[0],
@@ -198,6 +208,28 @@ def summarize(log: SweepLog) -> SweepSummary:
         versions=header.versions,
         config=header.config,
     )
+
+
+def by_forget_set(
+    everything: Sequence[TrialSummary],
+    cells: Sequence[CellRecord],
+    objectives: Sequence[ObjectiveRecord],
+    data: Mapping[str, DataRecord],
+) -> tuple[ForgetSetSummary, ...]:
+    """Trials, baselines and confirmation runs, sorted into forget sets and methods; first those of `cells`."""
+    searched = [trial for trial in everything if trial.is_searched]
+    methods = _in_order([cell.method for cell in cells] + [trial.method for trial in searched])
+    names = _in_order([cell.forget_set for cell in cells] + [trial.forget_set for trial in searched])
+    planned = {(cell.method, cell.forget_set): cell.num_trials for cell in cells}
+    groups = []
+    for name in names:
+        here = [trial for trial in everything if trial.forget_set == name and trial.confirms is None]
+        started = {trial.method for trial in here}
+        budgets = {m: planned.get((m, name), 0) for m in methods if m in started or (m, name) in planned}
+        again = tuple(trial for trial in everything if trial.confirms is not None and trial.forget_set == name)
+        group = _forget_set(name, here, budgets, objectives)
+        groups.append(replace(group, data=data.get(name), confirmations=again))
+    return tuple(groups)
 
 
 def _trial(log: TrialLog, objectives: Sequence[ObjectiveRecord]) -> TrialSummary:

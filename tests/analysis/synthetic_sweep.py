@@ -6,9 +6,11 @@ import numpy as np
 
 from orchestrator.tracking.journal import (
     CellRecord,
+    DataRecord,
     ExampleAnswer,
     Journal,
     ObjectiveRecord,
+    RowsRecord,
     StepRecord,
     StepsReported,
     SweepEnded,
@@ -24,6 +26,7 @@ OBJECTIVES = (
     ObjectiveRecord(metric="model_utility", direction="maximize", worst=0.0),
     ObjectiveRecord(metric="forget_efficacy", direction="maximize", worst=0.0),
 )
+NUM_ROWS = {"forget01": 40, "forget05": 200}
 NOON = 1_760_000_000.0
 # Where each method's trials lie: the best utility it keeps, and how far it gets with forgetting.
 REACH = {"GA+GD": (0.45, 0.70), "NPO+GD": (0.60, 0.80), "ME+GD": (0.62, 0.92), "IDK+AP": (0.61, 0.74)}
@@ -50,11 +53,18 @@ def examples(says):
     )
 
 
+def data(num_rows, *, source="data/tofu_small"):
+    """The record of a forget set of so many rows."""
+    rows = {name: RowsRecord(num_rows=n, sha256=f"{n:064x}") for name, n in (("forget", num_rows), ("retain", 360))}
+    return DataRecord(source=source, **rows, questions=rows)
+
+
 def header(**changes):
     values = dict(
         name="tofu-small", seed=7, cells=tuple(cell(m, f) for f in FORGET_SETS for m in METHODS), objectives=OBJECTIVES,
         lookahead=2, versions={"torch": "2.13.0", "ray": "2.60.1"}, time=NOON,
         command="python -m orchestrator.sweep tofu_small search.trials_per_cell=5",
+        data={name: data(num_rows) for name, num_rows in NUM_ROWS.items()},
         config={"scenario": {"type": "tofu", "forget_sets": list(FORGET_SETS)}, "model": {"path": "models/tofu_tiny"},
                 "train": {"convention": "masked", "num_epochs": 5}},
     )  # fmt: skip
@@ -99,7 +109,7 @@ def ending(method, forget_set, number, objectives):
     return finished(key, objectives, says={"forget": forget_says}, checkpoint=f"trials/{key}/weights")
 
 
-def write_sweep(folder: Path, *, last_record=None, **changes) -> Path:
+def write_sweep(folder: Path, *, num_trials=5, last_record=None, **changes) -> Path:
     """Write the synthetic sweep to `folder`, or only its first `last_record` records; `changes` go into the header."""
     rng = np.random.default_rng(3)
     records = [header(**changes)]
@@ -107,19 +117,19 @@ def write_sweep(folder: Path, *, last_record=None, **changes) -> Path:
         for kind, objectives, says in (("before", (0.63, 0.21), {}), ("retain_model", (0.61, 0.72), {"forget": "Hm?"})):
             records += [started(kind, forget_set, None)]
             records += [finished(f"{kind}/{forget_set}", objectives, says=says)]
-        for number in range(5):
+        for number in range(num_trials):
             for method in METHODS:
                 utility, efficacy = REACH[method]
-                strength = 0.15 + 0.2 * number + rng.uniform(-0.1, 0.1)
+                strength = 0.15 + 0.2 * (number % 5) + rng.uniform(-0.1, 0.1)
                 objectives = (
                     round(max(0.0, utility * (1 - strength**3)) * (1 - 0.1 * s), 4),
                     round(0.2 + (efficacy - 0.2) * strength**0.5 - 0.05 * s - 0.2 * rng.random() * (number % 2), 4),
                 )
                 params = {
                     "train.learning_rate": float(10 ** rng.uniform(-6, -4)),
-                    "method.forget_weight": 0.5 + number / 4,
+                    "method.forget_weight": 0.5 + (number % 5) / 4,
                 }
-                params |= {"method.beta": 0.05 * (number + 1)} if "NPO" in method else {}
+                params |= {"method.beta": 0.05 * (number % 7 + 1)} if "NPO" in method else {}
                 start = started(method, forget_set, number, params)
                 step = StepRecord(
                     step=0, loss=1.0, forget_loss=0.5, retain_loss=0.5, learning_rate=1e-5, grad_norm=None

@@ -85,25 +85,45 @@ def test_the_search_counts_none_of_it(tmp_path):
 
 def test_where_the_search_flattered_itself_in_words(tmp_path):
     assert in_words(summary_of(tmp_path, confirmed())) == (
-        "With fresh seeds and on questions that the search never asked, model utility is 0.075 worse and forget "
-        "efficacy is 0.100 worse than it said of the 4 finalists on average: the search flattered itself in model "
-        "utility and forget efficacy. Of the model before unlearning, which was not selected, model utility is 0.020 "
-        "worse and forget efficacy is no different on these questions than on those. 1 of 4 finalists leaves its "
-        "method's front."
+        "With fresh seeds and on questions that the search never asked, model utility is 0.075 ± 0.048 worse and "
+        "forget efficacy is 0.100 ± 0.102 worse than it said of the 4 finalists on average: the difference in model "
+        "utility and forget efficacy is within noise, twice the standard error. Of the model before unlearning, which "
+        "was not selected, model utility is 0.020 worse and forget efficacy is no different on these questions than "
+        "on those. 1 of 4 finalists leaves its method's front."
     )
+
+
+def test_a_shift_beyond_its_error_is_called_one(tmp_path):
+    lower = {"A": -0.1, "B": -0.12}
+    runs = [
+        record
+        for seed in (1, 2)
+        for (method, number), (utility, efficacy) in SEARCH.items()
+        if (method, number) in AGAIN
+        for record in again(method, number, seed, (utility + lower[method], efficacy - 0.1 * (number == 1)))
+    ]
+    said = in_words(summary_of(tmp_path, runs))
+    assert "model utility is 0.105 ± 0.005 worse and forget efficacy is 0.025 ± 0.025 worse" in said
+    end = "the search flattered itself in model utility; the difference in forget efficacy is within noise"
+    assert end in said
 
 
 def test_better_is_less_where_less_is_better(tmp_path):
     goals = (ObjectiveRecord(metric="loss", direction="minimize", worst=9),)
     cells = (CellRecord(name="A/f", method="A", forget_set="f", num_trials=1),)
-    runs = [*again("A", 0, 1, (0.25,)), *again("A", 0, 2, (0.35,))]
+    runs = [*again("A", 0, 1, (0.28,)), *again("A", 0, 2, (0.32,))]
     head = header(cells=cells, objectives=goals, config={"confirm": {"seeds": 2}})
     first = [head, started("A", "f", 0), finished("A/f/0", (0.2,))]
     said = in_words(summarize(load_sweep(write_records(tmp_path, [*first, *runs]))))
-    assert "loss is 0.100 worse than it said of the finalist: the search flattered itself in loss." in said
+    assert "loss is 0.100 ± 0.020 worse than it said of the finalist: the search flattered itself in loss." in said
     better = [*again("A", 0, 1, (0.15,)), *again("A", 0, 2, (0.15,))]
     said = in_words(summarize(load_sweep(write_records(tmp_path / "better", [*first, *better]))))
-    assert "loss is 0.050 better than it said of the finalist: the search did not flatter itself." in said
+    assert "loss is 0.050 ± 0.000 better than it said of the finalist: the search did not flatter itself." in said
+    once = again("A", 0, 1, (0.28,))
+    said = in_words(summarize(load_sweep(write_records(tmp_path / "once", [*first, *once]))))
+    assert (
+        "loss is 0.080 worse than it said of the finalist: one run cannot tell whether the difference in loss" in said
+    )
 
 
 def test_what_did_not_complete_is_said_and_counts_for_nothing(tmp_path):
@@ -145,7 +165,7 @@ def test_page_and_terminal_show_both(tmp_path):
     for text in ("0.500", "0.300 ± 0.141", '<span class="difference loss">−0.200</span>', "leaves", "2 of 2", "A/f/1"):
         assert text in section, text
     assert section.count("stays") == 3 and '<a href="#confirmation">' in page
-    assert "the search flattered itself in" in page.partition("<nav>")[0]
+    assert "is within noise, twice the standard error" in page.partition("<nav>")[0]
     console = Console(width=120, record=True)
     console.print(render_summary(summarize(log)))
     assert "1 of 4 finalists leaves its method's front." in " ".join(console.export_text().split())

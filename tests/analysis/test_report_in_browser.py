@@ -1,5 +1,7 @@
 """The page in a real browser: it draws, sorts, fits a phone, and asks for nothing but itself."""
 
+import csv
+import io
 import json
 import shutil
 
@@ -8,9 +10,13 @@ from chain_sweep import write_chain_sweep
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select, WebDriverWait
+from synthetic_sweep import finished, header, started, write_records, write_sweep
 
 from orchestrator.analysis.build import write_report
 from orchestrator.analysis.summary import summarize
+from orchestrator.tracking.journal import CellRecord, TrialState
 from orchestrator.tracking.sweep_log import load_sweep
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -29,48 +35,153 @@ def browser(tmp_path):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     browser = webdriver.Chrome(options=options, service=Service(DRIVER))
-    size = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    resize(browser, 360)
     yield browser
     browser.quit()
-
-
-def column(browser, number):
-    rows = browser.find_elements(By.CSS_SELECTOR, "table.sortable tbody tr")
-    return [row.find_elements(By.CSS_SELECTOR, "th, td")[number].get_attribute("data-value") for row in rows]
 
 
 def press(browser, selector):
     browser.execute_script("document.querySelector(arguments[0]).click()", selector)
 
 
+def show(browser, log, path):
+    """Open the page of a sweep, with all that is drawn when a reader comes to it."""
+    browser.get(write_report(summarize(log), path / "report.html").as_uri())
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+
+
+def resize(browser, width):
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+def fits(browser):
+    return browser.execute_script("const page = document.documentElement; return page.scrollWidth <= page.clientWidth")
+
+
+def asked_for(browser):
+    """The addresses that the page asked for."""
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    return {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
+
+
+def column(browser, number):
+    cells = f"return [...document.querySelectorAll('#trials tbody tr')].map((row) => row.cells[{number}].textContent)"
+    return browser.execute_script(cells)
+
+
+def choose(browser, name, value, section="trials"):
+    Select(browser.find_element(By.CSS_SELECTOR, f"#{section} select[name={name}]")).select_by_visible_text(value)
+
+
+def downloaded(browser, folder, kind):
+    """What the button writes, read when the file is whole."""
+    folder.mkdir()
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})
+    press(browser, f"#trials [data-download={kind}]")
+    WebDriverWait(browser, 20).until(lambda _: list(folder.glob(f"*.{kind}")))
+    (path,) = folder.glob(f"*.{kind}")
+    return path.read_bytes().decode()
+
+
 def test_page_in_a_browser(browser, log, tmp_path):
     browser.get(write_report(summarize(log), tmp_path / "report.html").as_uri())
-    assert len(browser.find_elements(By.CSS_SELECTOR, ".plot svg.main-svg .scatterlayer")) == 2
-    assert browser.execute_script("const page = document.documentElement; return page.scrollWidth <= page.clientWidth")
-
-    drawn = "return document.querySelectorAll('.plot .scatterlayer path.point').length"
+    WebDriverWait(browser, 20).until(lambda _: browser.find_elements(By.CSS_SELECTOR, "#fronts .plot svg.main-svg"))
+    below = "#settings figure:last-of-type .plot svg"
+    assert not browser.find_elements(By.CSS_SELECTOR, below)  # drawn when a reader comes near
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert browser.find_elements(By.CSS_SELECTOR, below)
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".plot svg.main-svg .scatterlayer")) == 2 + 2 * 3 * 2 + 1
+    assert fits(browser)
+    drawn = "return document.querySelectorAll('#fronts .scatterlayer path.point').length"
     assert browser.execute_script(drawn) == 36 + 4
     press(browser, ".legend button[data-owner='ME+GD']")
     assert browser.execute_script(drawn) == 36 + 4 - 10
-
-    heading = "table.sortable thead th:nth-child(3) button"
-    for reverse in (False, True):
-        press(browser, heading)
-        values = column(browser, 2)
-        assert values[-2:] == ["", ""]  # the failed ones have no objectives and stay last
-        assert [float(v) for v in values[:-2]] == sorted((float(v) for v in values[:-2]), reverse=reverse)
-
+    slices = "return document.querySelectorAll('#settings [data-slice*=\\'\"setting\":0\\'] path.point').length"
+    assert browser.execute_script(slices) == 2 * (36 + 2 - 10)  # two objectives; diverged trials have crosses
     assert [entry["message"] for entry in browser.get_log("browser")] == []
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    urls = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
+    urls = asked_for(browser)
     assert any(url.startswith("file:") for url in urls)
     assert [url for url in urls if url.startswith(("http", "ws"))] == []
 
 
+def test_trials_are_sorted_filtered_and_turned_by_keyboard(browser, tmp_path):
+    show(browser, load_sweep(write_sweep(tmp_path / "sweep", num_trials=15)), tmp_path)
+    status = browser.find_element(By.CSS_SELECTOR, "#trials [role=status]")
+    assert status.text == "1 to 50 of 120 trials"
+    heading = browser.find_element(By.CSS_SELECTOR, "#trials thead th:nth-child(3) button")
+    earlier, later = browser.find_elements(By.CSS_SELECTOR, "#trials .pages button")
+    for reverse in (False, True):
+        heading.send_keys(Keys.ENTER)
+        assert browser.switch_to.active_element == heading
+        values = column(browser, 2)
+        while later.is_enabled():
+            later.send_keys(Keys.SPACE)
+            values += column(browser, 2)
+        assert values[-2:] == ["–", "–"]  # the failed ones have no objectives and stay last
+        assert [float(v) for v in values[:-2]] == sorted((float(v) for v in values[:-2]), reverse=reverse)
+    assert status.text == "101 to 120 of 120 trials" and earlier.is_enabled()
+    choose(browser, "method", "IDK+AP")
+    assert status.text == "30 trials (120 in all)"
+    choose(browser, "state", "failed")
+    choose(browser, "set", "forget05")
+    assert status.text == "1 trial (120 in all)" and column(browser, 0) == ["IDK+AP/forget05/3"]
+    assert column(browser, 8)[0].startswith("MemoryError: rank 1 peaked")
+    assert [entry["message"] for entry in browser.get_log("browser")] == []
+
+
+def test_answers_are_filtered(browser, log, tmp_path):
+    show(browser, log, tmp_path)
+    visible = "return [...document.querySelectorAll('#answers {}')].filter((one) => one.checkVisibility()).length"
+    questions, answers, gone = (visible.format(name) for name in (".question", "[data-owner] dd", ".question del"))
+    assert browser.execute_script(questions) == 2 * 5  # the third one of a set is folded away
+    text = browser.find_element(By.CSS_SELECTOR, "#answers input[name=text]")
+    text.send_keys("LEADERSHIP", Keys.ENTER)
+    assert browser.execute_script(questions) == 2 and browser.execute_script(answers) == 2 * 6
+    status = browser.find_element(By.CSS_SELECTOR, "#answers [role=status]")
+    assert status.text == "2 questions of 12"
+    choose(browser, "method", "NPO+GD", section="answers")
+    assert browser.execute_script(answers) == 2 * 3
+    text.clear()
+    choose(browser, "set", "real authors", section="answers")
+    assert browser.execute_script(questions) == 2 and fits(browser)
+    choose(browser, "set", "all", section="answers")
+    says = "const said = document.querySelector('#answers .question dd:last-of-type');"
+    browser.execute_script(says + "said.innerHTML = '<del>old</del> <ins>new</ins>'")
+    assert browser.execute_script(gone) == 1
+    press(browser, "#answers input[name=marks]")
+    assert browser.execute_script(gone) == 0
+    assert [entry["message"] for entry in browser.get_log("browser")] == []
+
+
+def test_downloads_hold_what_is_shown_and_no_formula(browser, tmp_path):
+    evil = "=HYPERLINK(1)"
+    cells = (CellRecord(name=f"{evil}/f", method=evil, forget_set="f", num_trials=2),)
+    params = [{"rate": 1e-5, "kind": '@a,"b"'}, {"rate": -2.5e-5, "kind": "plain"}]
+    records = [header(cells=cells, name="small")]
+    for number, values in enumerate(params):
+        start = started(evil, "f", number, values)
+        ending = {"state": TrialState.FAILED, "error": "-1 left\nof 2"} if number else {}
+        records += [start, finished(start.key, None if number else (0.5, 0.25), **ending)]
+    show(browser, load_sweep(write_records(tmp_path / "sweep", records)), tmp_path)
+    text = downloaded(browser, tmp_path / "csv", "csv")
+    assert text.endswith("\r\n")
+    names, first, second = csv.reader(io.StringIO(text, newline=""))
+    assert names == [
+        "trial", "method", "forget_set", "number", "state", "model_utility", "forget_efficacy", "rate", "kind",
+        "seconds", "error",
+    ]  # fmt: skip
+    assert first == [f"'{evil}/f/0", f"'{evil}", "f", "0", "complete", "0.5", "0.25", "0.00001", '\'@a,"b"', "39.5", ""]
+    assert second[5:9] == ["", "", "-0.000025", "plain"] and second[-1] == "'-1 left\nof 2"
+    choose(browser, "state", "complete")
+    (only,) = json.loads(downloaded(browser, tmp_path / "json", "json"))
+    assert only["trial"] == f"{evil}/f/0" and only["kind"] == '@a,"b"' and only["error"] is None
+    assert (only["method"], only["number"], only["rate"], only["model_utility"]) == (evil, 0, 1e-5, 0.5)
+    assert [url for url in asked_for(browser) if url.startswith(("http", "ws"))] == []
+
+
 def test_curves_over_the_tasks_in_a_browser(browser, tmp_path):
-    log = load_sweep(write_chain_sweep(tmp_path / "sweep"))
-    browser.get(write_report(summarize(log), tmp_path / "report.html").as_uri())
+    show(browser, load_sweep(write_chain_sweep(tmp_path / "sweep")), tmp_path)
     assert len(browser.find_elements(By.CSS_SELECTOR, "#tasks .plot svg.main-svg .scatterlayer")) == 6
     lines = (
         "return [...document.querySelectorAll('#tasks .scatterlayer path.js-line')]"
@@ -83,10 +194,10 @@ def test_curves_over_the_tasks_in_a_browser(browser, tmp_path):
     press(browser, "#tasks .legend button[data-owner='ME+GD']")
     assert len(browser.execute_script(lines)) == 6 * 4
     pressed = "return [...document.querySelectorAll(\".legend button[data-owner='ME+GD']\")].map((b) => b.ariaPressed)"
-    assert browser.execute_script(pressed) == ["false", "false"]
+    assert browser.execute_script(pressed) == ["false"] * 4
+    states = column(browser, 1)
+    assert "diverged after task 2" in states and "failed" in states and "complete" in states
     for width in (360, 1600):
-        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        fits = "const page = document.documentElement; return page.scrollWidth <= page.clientWidth"
-        assert browser.execute_script(fits)
+        resize(browser, width)
+        assert fits(browser)
     assert [entry["message"] for entry in browser.get_log("browser")] == []

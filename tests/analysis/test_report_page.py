@@ -47,20 +47,28 @@ def page_of(log, folder):
     return write_report(summarize(log), folder / "report.html").read_text(encoding="utf-8")
 
 
-def plots_of(text):
-    return json.loads(re.search(r'id="plots">(.*?)</script>', text, re.DOTALL).group(1))
+def data_of(text):
+    return json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL).group(1))
 
 
 def test_page_holds_the_findings(log, tmp_path):
-    page = Page(page_of(log, tmp_path))
+    text = page_of(log, tmp_path)
     for expected in (
-        "tofu-small", "Best settings", "Answers before and after", "Trials", "How it was made", "masked",
+        "tofu-small", "Best settings", "Settings", "Answers before and after", "Trials", "How it was made", "masked",
         "python -m orchestrator.sweep tofu_small", "all-MiniLM-L6-v2", "torch 2.13.0",
-        "I don't know the answer to that.",
-        "loss is not finite at step 31", "MemoryError: rank 1 peaked", "36 complete, 2 diverged, 2 failed",
-        "models/tofu_tiny", *METHODS, *(trial.key for trial in summarize(log).trials),
+        "I don't know the answer to that.", "36 complete, 2 diverged, 2 failed", "models/tofu_tiny", *METHODS,
     ):  # fmt: skip
-        assert expected in page.text, expected
+        assert expected in Page(text).text, expected
+    trials = data_of(text)["trials"]["rows"]
+    assert [row[0] for row in trials] == [trial.key for trial in summarize(log).trials]
+    assert sum("MemoryError: rank 1 peaked" in (row[-1] or "") for row in trials) == 2
+
+
+def test_page_says_what_settings_do(tmp_path):
+    text = Page(page_of(load_sweep(write_sweep(tmp_path / "many", num_trials=30)), tmp_path)).text
+    assert "GA+GD: forget_weight lowers model utility (−0.980), forget_weight raises forget efficacy" in text
+    few = Page(page_of(load_sweep(write_sweep(tmp_path / "few", num_trials=9)), tmp_path)).text
+    assert "GA+GD: 8 complete trials, too few to say" in few
 
 
 def test_page_says_how_hypervolumes_are_measured_and_what_they_owe_to_luck(log, tmp_path):
@@ -112,8 +120,17 @@ def test_hostile_text_shows_as_text(log, tmp_path):
     assert "evil.example" not in str([value for name, value in page.attributes if name in ("href", "src")])
 
 
+def test_what_changed_in_an_answer_is_marked(tmp_path):
+    says = {"forget": "no no no", "retain": "Jaime Vasquez was born in <b>Lima</b>, Chile."}
+    records = [header(cells=(cell("A", "f"),)), started("before", "f", None), finished("before/f", (0.6, 0.2))]
+    records += [started("A", "f", 0), finished("A/f/0", (0.5, 0.5), says=says)]
+    text = page_of(load_sweep(write_records(tmp_path, records)), tmp_path)
+    assert "<dd>Jaime Vasquez was born in<del> Santiago,</del><ins> &lt;b&gt;Lima&lt;/b&gt;,</ins> Chile.</dd>" in text
+    assert text.count("<dd>no no no</dd>") == 3
+
+
 def test_hostile_text_shows_as_text_in_hover_labels(tmp_path):
-    (figure,) = plots_of(page_of(hostile_log(tmp_path), tmp_path))["fronts"]
+    (figure,) = data_of(page_of(hostile_log(tmp_path), tmp_path))["fronts"]
     for trace in figure["data"]:
         for hover in trace.get("hovertext", []):
             assert "&lt;script&gt;" in hover
@@ -199,5 +216,5 @@ def test_gpu_time_is_shown_where_there_was_any(tmp_path):
     held = start.model_copy(update={"gpus": 8.0, "time": start.time + 1800})  # until an hour after the header
     records = [header(), held, finished(start.key, (0.5, 0.5)), SweepEnded(state="budget spent", time=held.time + 1900)]
     page = Page(page_of(load_sweep(write_records(tmp_path / "gpu", records)), tmp_path))
-    assert page.text.count("GPU time") == 4  # a column of cells for each forget set, one of trials, and how it was made
+    assert page.text.count("GPU time") == 5  # a column for each forget set, costs, one of trials, how it was made
     assert "4.0 h" in page.text and "The sweep is not finished (budget spent)" in page.text

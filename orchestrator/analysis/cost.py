@@ -1,0 +1,87 @@
+"""What a trial costs on forget sets of different size."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.analysis.plots import hover_text
+from orchestrator.analysis.summary import CellSummary, ForgetSetSummary, SweepSummary, TrialSummary
+from orchestrator.analysis.words import count, duration
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of a complete trial of one cell: median, least and most seconds; None without one."""
+
+    num_trials: int
+    median: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
+class CostTable:
+    """Costs of one kind: a row for each method, a value for each of `groups`, which are ordered by their rows."""
+
+    title: str
+    groups: tuple[ForgetSetSummary, ...]
+    rows: tuple[tuple[str, tuple[Cost | None, ...]], ...]
+
+
+def cost_tables(sweep: SweepSummary) -> list[CostTable]:
+    """Seconds and, where there were GPUs, GPU-seconds of a trial; none where there is one forget set or no trial ended.
+
+    Forget sets whose size no record says come last.
+    """
+    groups = tuple(sorted(sweep.forget_sets, key=lambda group: (group.num_rows is None, group.num_rows or 0)))
+    if len(groups) < 2 or not sum(group.counts["COMPLETE"] for group in groups):
+        return []
+    tables = [_table("Time of a trial", sweep, groups, lambda trial: trial.seconds)]
+    if sweep.gpu_seconds:
+        tables.append(_table("GPU time of a trial", sweep, groups, lambda trial: trial.gpu_seconds))
+    return tables
+
+
+def cost_figure(table: CostTable) -> dict[str, Any] | None:
+    """The medians over the number of forget rows, a line for each method; None where fewer than two sizes are known."""
+    sizes = [group.num_rows for group in table.groups]
+    known = [place for place, size in enumerate(sizes) if size is not None]
+    if len({sizes[place] for place in known}) < 2:
+        return None
+    data = []
+    for method, costs in table.rows:
+        drawn = [(sizes[place], cost) for place in known if (cost := costs[place]) is not None]
+        hover = [
+            f"<b>{hover_text(method)}</b><br>{count(size or 0, 'forget row')}: {duration(cost.median)}<br>"
+            f"{duration(cost.least)} to {duration(cost.most)} in {count(cost.num_trials, 'trial')}"
+            for size, cost in drawn
+        ]
+        data.append({
+            "type": "scatter", "mode": "lines+markers", "x": [size for size, _ in drawn],
+            "y": [cost.median for _, cost in drawn], "hovertext": hover, "hoverinfo": "text", "line": {"width": 2},
+            "marker": {"size": 7, "opacity": 1, "line": {"width": 0}}, "meta": {"owner": method},
+        })  # fmt: skip
+    ticks = sorted({size for size in sizes if size is not None})
+    axes = {
+        "xaxis": {"title": {"text": "rows of the forget set"}, "type": "log", "tickvals": ticks},
+        "yaxis": {"title": {"text": "seconds of a trial"}, "rangemode": "tozero"},
+    }
+    return {"data": [trace for trace in data if trace["x"]], "layout": axes}
+
+
+def _table(
+    title: str,
+    sweep: SweepSummary,
+    groups: tuple[ForgetSetSummary, ...],
+    seconds: Callable[[TrialSummary], float | None],
+) -> CostTable:
+    cells = [{cell.method: cell for cell in group.cells} for group in groups]
+    rows = tuple((method, tuple(_cost(here.get(method), seconds) for here in cells)) for method in sweep.methods)
+    return CostTable(title, groups, rows)
+
+
+def _cost(cell: CellSummary | None, seconds: Callable[[TrialSummary], float | None]) -> Cost | None:
+    trials = cell.trials if cell is not None else ()
+    spent = [value for trial in trials if trial.state == "COMPLETE" and (value := seconds(trial)) is not None]
+    return Cost(len(spent), statistics.median(spent), min(spent), max(spent)) if spent else None

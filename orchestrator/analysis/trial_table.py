@@ -1,0 +1,53 @@
+"""Every trial of a sweep as rows of plain values, from which the page makes its table, its downloads and its slices."""
+
+import math
+from typing import Any, Literal, NamedTuple
+
+from orchestrator.analysis.summary import SweepSummary, TrialSummary
+from orchestrator.analysis.words import number, short_names, words
+
+Value = float | int | str | bool | None
+
+
+class Column(NamedTuple):
+    """A column: `name` in what is downloaded, `title` on the page, `kind` says how its values are shown."""
+
+    name: str
+    title: str
+    kind: Literal["trial", "state", "score", "setting", "duration", "error"]
+
+
+def columns(sweep: SweepSummary) -> list[Column]:
+    """The columns of the table: the trial, its state, objectives, settings, times, error."""
+    names = short_names(sweep.params)
+    times = [("seconds", "time"), *([("gpu_seconds", "GPU time")] if sweep.gpu_seconds else [])]
+    return [
+        Column("trial", "trial", "trial"),
+        Column("state", "state", "state"),
+        *(Column(objective.metric, words(objective.metric), "score") for objective in sweep.objectives),
+        *(Column(name, names[name], "setting") for name in sweep.params),
+        *(Column(name, title, "duration") for name, title in times),
+        Column("error", "error", "error"),
+    ]
+
+
+def trial_table(sweep: SweepSummary) -> dict[str, Any]:
+    """`columns`, and `rows` of one value for each of them, then what the page needs besides.
+
+    That is `owners`: method, forget set, number and finished tasks of each row. A number that JSON does not know is the
+    text that the page shows for it.
+    """
+    trials = sweep.trials
+    return {
+        "columns": [column._asdict() for column in columns(sweep)],
+        "rows": [_row(sweep, trial) for trial in trials],
+        "owners": [[t.method, t.forget_set, t.number, t.tasks[-1].task if t.tasks else 0] for t in trials],
+    }
+
+
+def _row(sweep: SweepSummary, trial: TrialSummary) -> list[Value]:
+    scores = trial.objectives or (None,) * len(sweep.objectives)
+    times = [trial.seconds, *([trial.gpu_seconds] if sweep.gpu_seconds else [])]
+    settings = [trial.params.get(name) for name in sweep.params]
+    values = [trial.key, trial.state.lower(), *scores, *settings, *times, trial.error]
+    return [number(value) if isinstance(value, float) and not math.isfinite(value) else value for value in values]

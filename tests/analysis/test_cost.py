@@ -1,0 +1,53 @@
+"""Forget-set size against cost: medians by hand, and what older journals lack."""
+
+from synthetic_sweep import cell, data, finished, header, started, write_records, write_sweep
+
+from orchestrator.analysis.cost import Cost, cost_figure, cost_tables
+from orchestrator.analysis.summary import summarize
+from orchestrator.tracking.journal import TrialState
+from orchestrator.tracking.sweep_log import load_sweep
+
+
+def summary_of(folder, rows):
+    """A on two forget sets of `rows`, three trials each and one that failed; B on the second alone."""
+    cells = tuple(cell(method, name) for method, name in (("A", "f"), ("A", "g"), ("B", "g")))
+    records = [header(cells=cells, data={name: data(number) for name, number in rows.items()})]
+    for method, name, each in (("A", "f", (10, 30, 11)), ("A", "g", (50, 60, 52)), ("B", "g", (70,))):
+        for number, seconds in enumerate(each):
+            start = started(method, name, number)
+            records += [start, finished(start.key, (0.5, 0.5), seconds={"train": seconds})]
+    failed = started("A", "f", 3)
+    records += [failed, finished(failed.key, state=TrialState.FAILED, seconds={"train": 999})]
+    return summarize(load_sweep(write_records(folder, records)))
+
+
+def test_medians_by_the_size_of_the_forget_set(tmp_path):
+    (table,) = cost_tables(summary_of(tmp_path, {"f": 400, "g": 40}))
+    assert [(group.name, group.num_rows) for group in table.groups] == [("g", 40), ("f", 400)]
+    assert table.rows == (("A", (Cost(3, 52, 50, 60), Cost(3, 11, 10, 30))), ("B", (Cost(1, 70, 70, 70), None)))
+    figure = cost_figure(table)
+    assert [(trace["meta"]["owner"], trace["x"], trace["y"]) for trace in figure["data"]] == [
+        ("A", [40, 400], [52, 11]), ("B", [40], [70])
+    ]  # fmt: skip
+    assert figure["layout"]["xaxis"]["tickvals"] == [40, 400]
+
+
+def test_an_older_journal_has_the_table_alone(tmp_path):
+    (table,) = cost_tables(summary_of(tmp_path, {"g": 40}))
+    assert [group.num_rows for group in table.groups] == [40, None] and cost_figure(table) is None
+
+
+def test_one_forget_set_has_no_such_table(tmp_path):
+    cells = (cell("A", "f"),)
+    folder = write_records(tmp_path, [header(cells=cells), started("A", "f", 0), finished("A/f/0", (0.5, 0.5))])
+    assert cost_tables(summarize(load_sweep(folder))) == []
+
+
+def test_gpu_time_has_a_table_of_its_own(tmp_path):
+    log = load_sweep(write_sweep(tmp_path))
+    trial = log.trials["ME+GD/forget01/0"]
+    trial.started = trial.started.model_copy(update={"gpus": 2.0})
+    log._spent.gpu_seconds = 1.0
+    plain, held = cost_tables(summarize(log))
+    assert (plain.title, held.title) == ("Time of a trial", "GPU time of a trial")
+    assert dict(held.rows)["ME+GD"][0].most == 2 * 3600
