@@ -5,8 +5,9 @@ python -m benchmarks.study record SWEEP_DIR                                recor
 
 A Llama of 3.6 M parameters knows 400 rows of TOFU by heart; it forgets the first 10, 20 or 40 of them. Each size has a
 retain model of its own: `tofu_tiny_retain`, which never saw any of the 40, taught those of them that are kept. Every
-cell has the same number of trials, half of the questions are held out from the search, and the front of each cell is
-trained anew with three fresh seeds and asked those. DATA_AND_MODELS is a folder with data/tofu_small and models/.
+cell has the same number of trials, half of the questions are held out from the search, and of the front of each cell
+two trials, its knee and the one farthest from it, are trained anew with three fresh seeds and asked those.
+DATA_AND_MODELS is a folder with data/tofu_small and models/.
 
 The rule for "leads", fixed before the sweep ran: among the methods of its kind, the largest hypervolume of the
 confirmed finalists, measured for each seed on the held-out questions and averaged over the seeds. It leads clearly if
@@ -106,6 +107,7 @@ def run(shared: Path, storage: Path, overrides: Sequence[str]) -> Path:
         "evaluation.entailment=embedded",
         "early_stopping={rungs: [0.2, 0.4], keep: 1, rows_per_set: 5}",  # recorded, for benchmarks.early_stopping
         "confirm.seeds=3",
+        "confirm.finalists_per_cell=2",
         "resources.workers_per_trial=1",
         "checkpoint.policy=best",
     ]

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from orchestrator.base_config import Config
 from orchestrator.trial_config import QuestionPart, TrialConfig
@@ -18,6 +18,9 @@ class ConfirmConfig(Config):
 
     seeds: NonNegativeInt = Field(
         0, description="runs of each trial on its cell's front, each with a fresh seed; 0: nothing is run again"
+    )
+    finalists_per_cell: PositiveInt | None = Field(
+        None, description="of a cell's front at most: its knee, then what spans the front best; none: all of it"
     )
     held_out: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,

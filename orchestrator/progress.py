@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.tracking.checkpoints import cell_front, objectives
-from orchestrator.tracking.confirmation import confirmation_runs, num_seeds
+from orchestrator.tracking.confirmation import confirmation_runs, most_finalists, num_seeds
 from orchestrator.tracking.journal import Record, StepsReported, TaskFinished, TrialFinished, TrialStarted, TrialState
 from orchestrator.tracking.sweep_log import SweepLog
 
@@ -72,7 +72,8 @@ class Progress:
     def _count_confirming(self) -> None:
         """Once for each trial that ends, as every cell's front is computed for it."""
         if self._num_seeds:
-            self._num_confirming = len(confirmation_runs(self.log, self._num_seeds))
+            most = most_finalists(self.log.header.config)
+            self._num_confirming = len(confirmation_runs(self.log, self._num_seeds, most))
 
     @property
     def _planned(self) -> int:

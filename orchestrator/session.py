@@ -352,10 +352,13 @@ def _budget(sweep: SweepConfig) -> str:
 
 def _confirmation(sweep: SweepConfig) -> str:
     """How many trials the fronts will have is not known beforehand."""
-    seeds, share = sweep.confirm.seeds, sweep.confirm.share
+    seeds, share, most = sweep.confirm.seeds, sweep.confirm.share, sweep.confirm.finalists_per_cell
+    numbers = [num_trials(sweep, entry) for entry in sweep.methods]
+    finalists = len(sweep.forget_sets) * sum(number if most is None else min(most, number) for number in numbers)
+    which = "the front of each cell" if most is None else f"{count(most, 'trial')} of each cell's front"
     return (
-        f"then the front of each cell again with {count(seeds, 'fresh seed')}, on the {share:.0%} of the questions "
-        f"that are held out: up to {_num_trials(sweep)} x {seeds} = {_num_trials(sweep) * seeds} runs, baselines aside"
+        f"then {which} again with {count(seeds, 'fresh seed')}, on the {share:.0%} of the questions that are held out: "
+        f"up to {finalists} x {seeds} = {finalists * seeds} runs, baselines aside"
     )
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from orchestrator.analysis.pareto import Direction, front
-from orchestrator.analysis.summary import UNFINISHED, ForgetSetSummary, SweepSummary, TrialSummary
+from orchestrator.analysis.summary import UNFINISHED, CellSummary, ForgetSetSummary, SweepSummary, TrialSummary
 from orchestrator.analysis.words import count, listed, score, words
-from orchestrator.tracking.confirmation import num_seeds
+from orchestrator.tracking.confirmation import chosen, most_finalists, num_seeds
 
 Row = tuple[float, ...]
 BEYOND = 2  # standard errors: a smaller mean shift is not called one
@@ -61,10 +61,17 @@ def confirmation_table(sweep: SweepSummary, group: ForgetSetSummary) -> Confirma
     finalists = [
         row
         for cell in group.ranking
-        for row in _with_fronts([_confirmed(trial, group, seeds) for trial in cell.front], sweep.directions)
+        for row in _with_fronts(
+            [_confirmed(trial, group, seeds) for trial in _finalists(sweep, cell)], sweep.directions
+        )
     ]
     baselines = [_confirmed(trial, group, 1) for trial in group.baselines if trial.is_placed]
     return ConfirmationTable(tuple(finalists), tuple(baselines))
+
+
+def _finalists(sweep: SweepSummary, cell: CellSummary) -> list[TrialSummary]:
+    values = [trial.objectives or () for trial in cell.front]
+    return [cell.front[index] for index in chosen(values, sweep.directions, most_finalists(sweep.config))]
 
 
 def confirmed(sweep: SweepSummary, key: str) -> Confirmed | None:

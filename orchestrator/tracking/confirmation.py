@@ -1,10 +1,11 @@
 """Which runs confirm a search: the front of each cell once more with fresh seeds, and the models it is measured by."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.tracking.checkpoints import cell_front
+from orchestrator.analysis.pareto import Direction, best_first
+from orchestrator.tracking.checkpoints import cell_front, objectives
 from orchestrator.tracking.journal import BASELINES
 from orchestrator.tracking.sweep_log import SweepLog, TrialLog
 
@@ -23,24 +24,39 @@ class ConfirmationRun:
         return key if self.number is None else f"{key}/s{self.number}"
 
 
-def finalists(log: SweepLog) -> list[TrialLog]:
-    """The trials on the front of each cell, cell by cell, as it stands."""
-    cells = [log.cell(cell.method, cell.forget_set) for cell in log.header.cells]
-    return [trial for cell in cells for trial in cell_front(log, cell)]
+def finalists(log: SweepLog, most: int | None = None) -> list[TrialLog]:
+    """The trials of each cell that are run again, cell by cell, as its front stands; `most`: as in chosen."""
+    directions = [objective.direction for objective in log.header.objectives]
+    found = []
+    for cell in log.header.cells:
+        front = cell_front(log, log.cell(cell.method, cell.forget_set))
+        found += [front[index] for index in chosen([objectives(trial) for trial in front], directions, most)]
+    return found
 
 
-def confirmation_runs(log: SweepLog, num_seeds: int) -> list[ConfirmationRun]:
+def chosen(front: Sequence[Sequence[float]], directions: Sequence[Direction], most: int | None) -> list[int]:
+    """Indices of the rows of a front that are run again: its knee, then what spans it best; None: all of it."""
+    return list(range(len(front))) if most is None else sorted(best_first(front, directions)[:most])
+
+
+def confirmation_runs(log: SweepLog, num_seeds: int, most: int | None = None) -> list[ConfirmationRun]:
     """What confirms the fronts as they stand: baselines first, then each finalist with its first seed, its second, ...
 
     So that finalists have been run about equally often whenever a sweep is cut off.
     """
-    chosen = finalists(log)
-    names = dict.fromkeys(trial.started.forget_set for trial in chosen)
+    again = finalists(log, most)
+    names = dict.fromkeys(trial.started.forget_set for trial in again)
     known = [log.baseline(kind, name) for name in names for kind in reversed(BASELINES)]
     runs = [ConfirmationRun(baseline, None) for baseline in known if baseline is not None]
-    return runs + [ConfirmationRun(trial, number) for number in range(1, num_seeds + 1) for trial in chosen]
+    return runs + [ConfirmationRun(trial, number) for number in range(1, num_seeds + 1) for trial in again]
 
 
 def num_seeds(config: Mapping[str, Any]) -> int:
     """Runs of each finalist that the sweep of a recorded configuration is to have."""
     return int((config.get("confirm") or {}).get("seeds", 0))
+
+
+def most_finalists(config: Mapping[str, Any]) -> int | None:
+    """Finalists of a cell at most, by a recorded configuration; None: its whole front."""
+    most: int | None = (config.get("confirm") or {}).get("finalists_per_cell")
+    return most

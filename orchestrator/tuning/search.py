@@ -273,7 +273,8 @@ class Search:
 
     def _confirmations(self) -> list[Confirmation]:
         """What confirms the fronts as they stand; Forget Quality compares with the retain model's held-out answers."""
-        runs = confirmation_runs(self.recorder.log, self.sweep.confirm.seeds)
+        confirm = self.sweep.confirm
+        runs = confirmation_runs(self.recorder.log, confirm.seeds, confirm.finalists_per_cell)
         baselines = {run.key for run in runs if run.number is None}
         found = []
         for run in runs:

@@ -10,7 +10,7 @@ from orchestrator.analysis.build import write_report
 from orchestrator.analysis.confirmation import confirmation_table, in_words
 from orchestrator.analysis.summary import summarize
 from orchestrator.analysis.terminal import render_summary
-from orchestrator.tracking.journal import CellRecord, ObjectiveRecord, SweepEnded, TrialState
+from orchestrator.tracking.journal import CellRecord, ObjectiveRecord, SweepEnded, SweepStarted, TrialState
 from orchestrator.tracking.sweep_log import load_sweep
 
 SEEDS = 2
@@ -176,3 +176,13 @@ def test_a_sweep_without_it_shows_nothing_of_it(tmp_path):
     page = write_report(summarize(load_sweep(folder)), folder / "report.html").read_text()
     assert "onfirmation" not in page and "flattered" not in page
     assert len(summarize(load_sweep(folder)).trials) == 5 * len(METHODS) * len(FORGET_SETS)
+
+
+def test_finalists_that_a_cell_did_not_send_are_not_missed(tmp_path):
+    runs = [record for record in confirmed() if "A/f/0" not in record.key and "A/f/2" not in record.key]
+    config = {"confirm": {"seeds": SEEDS, "finalists_per_cell": 1}}
+    changed = [r.model_copy(update={"config": config}) if isinstance(r, SweepStarted) else r for r in records(runs)]
+    summary = summarize(load_sweep(write_records(tmp_path, changed)))
+    table = confirmation_table(summary, summary.forget_sets[0])
+    assert {row.trial.key for row in table.finalists} == {"A/f/1", "B/f/0"}
+    assert "not finished" not in in_words(summary)

@@ -10,7 +10,7 @@ from benchmarks.simulated_slot import reports
 from orchestrator.load_config import load_config
 from orchestrator.session import Study, _header
 from orchestrator.storage import Storage
-from orchestrator.tracking.confirmation import confirmation_runs, finalists, num_seeds
+from orchestrator.tracking.confirmation import chosen, confirmation_runs, finalists, num_seeds
 from orchestrator.tracking.journal import (
     Journal,
     SweepStarted,
@@ -115,6 +115,18 @@ def test_fronts_are_run_again_after_the_last_trial_of_the_search(whole):
     assert Counter(r.key for r in read_records(folder / "journal") if isinstance(r, TrialFinished)) == dict.fromkeys(
         keys, 1
     )  # fmt: skip
+
+
+def test_a_cell_may_send_fewer_finalists_than_its_front_has(whole):
+    _, log, _ = whole
+    fronts, few = finalists(log), finalists(log, 1)
+    cells = {trial.started.method for trial in fronts}
+    assert len(fronts) > len(few) == len(cells) and {trial.started.method for trial in few} == cells
+    assert {trial.started.key for trial in few} < {trial.started.key for trial in fronts}
+    values = [(0.0, 1.0), (0.6, 0.6), (0.65, 0.5), (1.0, 0.0)]  # the knee, then what is farthest from it
+    assert chosen(values, ["maximize", "maximize"], 1) == [1]
+    assert chosen(values, ["maximize", "maximize"], 3) == [0, 1, 3]
+    assert chosen(values, ["maximize", "maximize"], 9) == chosen(values, ["maximize", "maximize"], None) == [0, 1, 2, 3]
 
 
 def test_a_run_differs_from_its_finalist_by_seed_and_questions_alone(whole):
