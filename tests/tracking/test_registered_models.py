@@ -51,7 +51,7 @@ def test_each_winner_is_a_version_that_its_aliases_lead_to(uri, sweep_dir):
     assert (run.info.run_name, version.tags["lethe.model_id"]) == (UTILITY, run.outputs.model_outputs[0].model_id)
     assert version.description.startswith(f"{UTILITY}: model_utility 0.68, forget_efficacy 0.2.")
     assert f'mlflow.pyfunc.load_model("models:/{NAME}@pareto-knee")' in client.get_registered_model(NAME).description
-    path = download_artifacts(f"models:/{version.tags['lethe.model_id']}/{page.MLMODEL}", tracking_uri=uri)
+    path = download_artifacts(f"{version.source}/{page.MLMODEL}")
     metadata = json.loads(Path(path).read_text())["metadata"]
     assert metadata == {"sweep": str(sweep_dir), "checkpoint": f"trials/{UTILITY}/final"}
 
