@@ -21,7 +21,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from orchestrator.tracking.mlflow_page import MLMODEL
 
 ALIASES = ("pareto-knee", "best-utility", "best-forgetting")
-_MODEL = "lethe.model_id"  # a server leaves out a version's own model_id when it is asked
+_MODEL = "lethe.model_id"  # MLflow leaves out a version's own model_id when it is asked for it
 _MISSING = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 
