@@ -16,6 +16,7 @@ from orchestrator.analysis.chains import OVER_TASKS, task_chains
 from orchestrator.analysis.confirmation_plots import confirmation_figures
 from orchestrator.analysis.cost import cost_figure, cost_tables
 from orchestrator.analysis.downstream import downstream_table
+from orchestrator.analysis.headline import finding, headline
 from orchestrator.analysis.influence import FEWEST_COMPLETE, settings
 from orchestrator.analysis.kept import SHARE, best_kept
 from orchestrator.analysis.palette import BASELINE_COLORS, DARK_BASELINE_COLORS, method_colors, on_dark
@@ -71,7 +72,9 @@ def render(summary: SweepSummary) -> str:
     questions = [side_by_side(group) for group in summary.forget_sets]
     return environment.get_template("report.html.j2").render(
         sweep=summary,
-        answer=" ".join(text for text in (words.answer(summary), confirmation.in_words(summary)) if text),
+        answer=headline(summary),
+        findings=[finding(summary, group) for group in summary.forget_sets],
+        confirmed_in_words=confirmation.in_words(summary),
         names=words.short_names(summary.params),
         colors=colors,
         axis_titles=axis_titles(summary.objectives),

@@ -106,6 +106,21 @@ def in_words(sweep: SweepSummary) -> str:
     return " ".join(sentence for sentence in sentences if sentence)
 
 
+def verdict(sweep: SweepSummary) -> str:
+    """What `in_words` comes to, as half a sentence; empty where nothing was run to confirm the search."""
+    tables = [table for group in sweep.forget_sets if (table := confirmation_table(sweep, group))]
+    finalists = [row for table in tables for row in table.finalists]
+    known = [row for row in finalists if row.mean is not None]
+    if not finalists:
+        return ""
+    if not known:
+        return "nothing is confirmed yet"
+    beyond, *_ = _worse(sweep, known)
+    found = f"flattered itself in {listed(beyond)}" if beyond else "did not clearly flatter itself"
+    so_far = " so far" if any(row.num_ended < row.num_planned for row in finalists) else ""
+    return f"by fresh seeds and other questions the search {found}{so_far}"
+
+
 def worse(shift: float, direction: Direction) -> bool:
     """Whether the search promised more than that, by what three decimals show."""
     return round(shift if direction == "maximize" else -shift, 3) < 0
@@ -136,13 +151,12 @@ def _with_fronts(rows: Sequence[Confirmed], directions: Sequence[Direction]) -> 
 
 
 def _flattered(sweep: SweepSummary, known: Sequence[Confirmed]) -> str:
-    said, beyond, within, untold = (list[str]() for _ in range(4))
-    for place, goal in enumerate(sweep.objectives):
-        shift, error = _mean_shifts(known)[place], _standard_error(known, place)
-        said.append(f"{words(goal.metric)} is {_in_words(shift, goal.direction, error)}")
-        if worse(shift, goal.direction):
-            group = untold if error is None else beyond if abs(shift) > BEYOND * error else within
-            group.append(words(goal.metric))
+    shifts = zip(sweep.objectives, _mean_shifts(known), range(len(sweep.objectives)), strict=True)
+    said = [
+        f"{words(goal.metric)} is {_in_words(shift, goal.direction, _standard_error(known, place))}"
+        for goal, shift, place in shifts
+    ]
+    beyond, within, untold = _worse(sweep, known)
     ends = [f"the search flattered itself in {listed(beyond)}"] if beyond else []
     ends += [f"the difference in {listed(within)} is within noise, twice the standard error"] if within else []
     ends += [f"one run cannot tell whether the difference in {listed(untold)} is noise"] if untold else []
@@ -152,6 +166,17 @@ def _flattered(sweep: SweepSummary, known: Sequence[Confirmed]) -> str:
         f"With fresh seeds and on questions that the search never asked, {listed(said)} than it said of {who}"
         f"{on_average}: {'; '.join(ends) or 'the search did not flatter itself'}."
     )
+
+
+def _worse(sweep: SweepSummary, known: Sequence[Confirmed]) -> tuple[list[str], list[str], list[str]]:
+    """The objectives that are worse on average: by more than noise, within noise, and where there is no telling."""
+    beyond, within, untold = (list[str]() for _ in range(3))
+    for place, (goal, shift) in enumerate(zip(sweep.objectives, _mean_shifts(known), strict=True)):
+        error = _standard_error(known, place)
+        if worse(shift, goal.direction):
+            group = untold if error is None else beyond if abs(shift) > BEYOND * error else within
+            group.append(words(goal.metric))
+    return beyond, within, untold
 
 
 def _standard_error(known: Sequence[Confirmed], place: int) -> float | None:

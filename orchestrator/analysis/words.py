@@ -6,12 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from orchestrator.analysis.resampling import Interval
-from orchestrator.analysis.summary import CellSummary, ForgetSetSummary, SweepSummary, TrialSummary
+from orchestrator.analysis.summary import ForgetSetSummary
 from orchestrator.analysis.volume import measures_forgetting
 from orchestrator.tracking.journal import ObjectiveRecord
 
-FEW_TRIALS = 10  # complete trials in a cell, below which the report warns that a difference may be luck
-DETAILED_FORGET_SETS = 3  # the answer describes knees for so many forget sets; the table has them all
 MISSING = "–"
 
 
@@ -98,49 +96,6 @@ def settings(params: Mapping[str, float | int | str | bool], names: Mapping[str,
     return listed([f"{names[name]} {number(value)}" for name, value in params.items()])
 
 
-def answer(summary: SweepSummary) -> str:
-    """What the sweep found, in one paragraph of plain text."""
-    compared = [group for group in summary.forget_sets if group.front]
-    if not compared:
-        return f"There is no answer yet: {_states(summary)}."
-    parts = [_finding(summary, group) for group in compared[:DETAILED_FORGET_SETS]]
-    if rest := compared[DETAILED_FORGET_SETS:]:
-        leaders = (f"{_leader(group).method} on {group.name}" for group in rest)
-        parts.append(f"Also leading: {', '.join(leaders)}.")
-    if silent := [group.name for group in summary.forget_sets if not group.front]:
-        parts.append(f"No trial is complete on {listed(silent)}.")
-    return " ".join([*parts, *_cautions(summary)])
-
-
-def _finding(summary: SweepSummary, group: ForgetSetSummary) -> str:
-    first, *others = [cell for cell in group.ranking if cell.knee]
-    assert first.knee is not None
-    chosen = settings(first.knee.params, short_names(first.knee.params))
-    offer = f"Its knee, {_named(first.knee)}, reaches {_scores(summary, first.knee)}"
-    measured = [f"{label} {_bare(trial)}" for trial, label in _measured(group)]
-    against = f" ({'; '.join(measured)})" if measured else ""
-    return f"On {group.name}, {_lead(first, others)}. {offer}{against}{f' with {chosen}' if chosen else ''}."
-
-
-def _lead(first: CellSummary, others: list[CellSummary]) -> str:
-    if not others:
-        return f"{first.method} is the only method with a complete trial"
-    margin = f"{score(first.hypervolume)} against {score(others[0].hypervolume)} for {others[0].method}"
-    return f"{first.method} leads by hypervolume ({margin}){_luck(first, others)}"
-
-
-def _luck(first: CellSummary, others: list[CellSummary]) -> str:
-    """Whether the leader's interval keeps clear of those of the others."""
-    if first.volume is None or first.volume.interval is None:
-        return ", with too few trials to tell merit from luck"
-    mine = first.volume.interval
-    near = [c.method for c in others if c.volume and c.volume.interval and mine.overlaps(c.volume.interval)]
-    drawn = f"with {first.volume.num_drawn} random trials of each method it has {interval(mine)} in 95% of draws"
-    if near:
-        return f"; {drawn}, which overlaps with {listed(near)}, so another search may end otherwise"
-    return f"; {drawn}, which overlaps with no other method"
-
-
 def measure(group: ForgetSetSummary, objectives: Sequence[ObjectiveRecord]) -> str:
     """From where to where hypervolumes on this forget set are measured, and why so."""
     ends = list(zip(objectives, group.measure.box.zero, group.measure.box.one, strict=True))
@@ -173,48 +128,6 @@ def _missing(group: ForgetSetSummary, objectives: Sequence[ObjectiveRecord]) -> 
 
 def _start(objective: ObjectiveRecord, zero: float) -> str:
     return f"{score(zero)} before unlearning" if measures_forgetting(objective) else f"the worst value {number(zero)}"
-
-
-def _measured(group: ForgetSetSummary) -> list[tuple[TrialSummary, str]]:
-    pairs = ((group.before, "before unlearning"), (group.retain_model, "retain model"))
-    return [(trial, label) for trial, label in pairs if trial is not None and trial.objectives is not None]
-
-
-def _cautions(summary: SweepSummary) -> list[str]:
-    complete = [cell.counts["COMPLETE"] for group in summary.forget_sets for cell in group.cells]
-    few, many = min(complete), max(complete)
-    cautions = []
-    if few < FEW_TRIALS:
-        span = f"only {few}" if few == many else f"{few} to {many}"
-        cautions.append(f"Each cell has {span} complete {'trial' if many == 1 else 'trials'}, so a lead may be luck.")
-    if few != many:
-        cautions.append("More trials can only enlarge a hypervolume, which favours the cells that have more.")
-    if summary.state != "done":
-        cautions.append(f"The sweep is not finished ({summary.state}): {_states(summary)}.")
-    return cautions
-
-
-def _states(summary: SweepSummary) -> str:
-    ended = {state.lower(): amount for state, amount in summary.counts.items() if amount}
-    ended_so = listed([f"{amount} {state}" for state, amount in ended.items()]) or "none started"
-    return f"of {count(summary.num_planned, 'planned trial')}, {ended_so}"
-
-
-def _leader(group: ForgetSetSummary) -> CellSummary:
-    return next(cell for cell in group.ranking if cell.knee)
-
-
-def _scores(summary: SweepSummary, trial: TrialSummary) -> str:
-    pairs = zip(summary.objectives, trial.objectives or (), strict=False)
-    return listed([f"{words(objective.metric)} {score(value)}" for objective, value in pairs])
-
-
-def _bare(trial: TrialSummary) -> str:
-    return listed([score(value) for value in trial.objectives or ()])
-
-
-def _named(trial: TrialSummary) -> str:
-    return trial.key if trial.number is None else f"trial {trial.number}"
 
 
 def listed(items: Sequence[str]) -> str:

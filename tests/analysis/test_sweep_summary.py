@@ -3,12 +3,12 @@
 import math
 
 import pytest
-from synthetic_sweep import FORGET_SETS, METHODS, OBJECTIVES, finished, header, started, write_records, write_sweep
+from synthetic_sweep import FORGET_SETS, METHODS, OBJECTIVES, finished, header, started, write_records
 
 from orchestrator.analysis.answers import side_by_side
 from orchestrator.analysis.kept import best_kept
 from orchestrator.analysis.summary import UNFINISHED, summarize
-from orchestrator.analysis.words import answer, duration, measure, number, score, short_names
+from orchestrator.analysis.words import duration, measure, number, score, short_names
 from orchestrator.tracking.journal import BASELINES, CellRecord, ObjectiveRecord, TrialState
 from orchestrator.tracking.sweep_log import load_sweep
 
@@ -22,6 +22,10 @@ def sweep_of(folder, trials, **changes):
         start = started(method, "f", trial)
         records += [start, finished(start.key, objectives, **ending)] if ending is not None else [start]
     return summarize(load_sweep(write_records(folder, records)))
+
+
+def same_every_time(method, objectives):
+    return [(method, number, objectives, {}) for number in range(4)]
 
 
 def test_every_trial_is_counted_once(log):
@@ -213,48 +217,6 @@ def test_a_missing_answer_is_none(tmp_path):
     first, second, _ = side_by_side(sweep_of(tmp_path, trials).forget_sets[0])[0].questions
     assert dict(first.outputs)["B"] is None
     assert dict(second.outputs)["B"] == said[1].output
-
-
-def test_the_answer_names_the_leader_its_knee_and_how_little_is_known(log):
-    summary = summarize(log)
-    text = answer(summary)
-    leader = summary.forget_sets[0].ranking[0]
-    assert f"On forget01, {leader.method} leads by hypervolume" in text
-    assert f"Its knee, trial {leader.knee.number}, reaches model utility {leader.knee.objectives[0]:.3f}" in text
-    assert "4 to 5 complete trials, so a lead may be luck" in text
-
-
-def same_every_time(method, objectives):
-    return [(method, number, objectives, {}) for number in range(4)]
-
-
-def test_the_answer_says_whether_the_lead_may_be_luck(tmp_path):
-    apart = [*same_every_time("A", (0.5, 0.5)), *same_every_time("B", (0.4, 0.4))]
-    assert (
-        "A leads by hypervolume (0.250 against 0.160 for B); with 2 random trials of each method it has 0.250 to "
-        in (said := answer(sweep_of(tmp_path / "apart", apart)))
-    )
-    assert "which overlaps with no other method" in said
-    lucky = [*apart[4:], *(("C", number, (0.1, 0.1), {}) for number in range(3)), ("C", 3, (0.5, 0.5), {})]
-    assert "which overlaps with B, so another search may end otherwise" in answer(sweep_of(tmp_path / "lucky", lucky))
-    assert "with too few trials to tell merit from luck" in answer(sweep_of(tmp_path / "few", apart[:7]))
-
-
-def test_the_answer_about_a_lone_method(tmp_path):
-    alone = sweep_of(tmp_path, [("A", 0, (0.5, 0.5), {}), ("B", 0, None, None)])
-    assert "A is the only method with a complete trial" in answer(alone)
-    assert "1 complete and 1 unfinished" in answer(alone)
-
-
-def test_the_answer_of_a_sweep_without_results(tmp_path):
-    summary = summarize(load_sweep(write_sweep(tmp_path, last_record=1)))
-    assert answer(summary) == "There is no answer yet: of 40 planned trials, none started."
-    assert summary.state == "running or cut off"
-
-
-@pytest.mark.parametrize("last_record", range(1, 40))
-def test_a_journal_cut_off_anywhere_can_be_told(tmp_path, last_record):
-    assert answer(summarize(load_sweep(write_sweep(tmp_path, last_record=last_record))))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,93 @@
+"""What the page says first: three sentences, whatever the journal holds."""
+
+import pytest
+from synthetic_sweep import cell, finished, header, started, write_records, write_sweep
+from test_confirmation_table import confirmed, summary_of
+from test_sweep_summary import same_every_time, sweep_of
+
+from orchestrator.analysis.headline import finding, headline
+from orchestrator.analysis.summary import summarize
+from orchestrator.tracking.journal import SweepEnded
+from orchestrator.tracking.sweep_log import load_sweep
+
+
+def finding_of(summary):
+    return finding(summary, summary.forget_sets[0])
+
+
+def sentences(text):
+    return text.split(". ")
+
+
+APART = [*same_every_time("A", (0.5, 0.5)), *same_every_time("B", (0.4, 0.4))]
+LUCKY = [*APART[4:], *(("C", number, (0.1, 0.1), {}) for number in range(3)), ("C", 3, (0.5, 0.5), {})]
+
+
+def test_who_leads_with_what_and_what_to_be_careful_about(log):
+    summary = summarize(log)
+    leads, knee, careful = sentences(headline(summary))
+    first = summary.forget_sets[0].ranking[0]
+    assert leads.startswith("By hypervolume ") and f"{first.method} on forget01" in leads
+    assert f"On forget01 the knee of {first.method}, trial {first.knee.number}, reaches model utility" in knee
+    assert f"{first.knee.objectives[0]:.3f}" in knee and "before unlearning" in knee
+    assert careful.startswith("Each cell has 4 to 5 complete trials, so a lead may be luck")
+
+
+def test_how_surely(tmp_path):
+    def said(name, trials):
+        summary = sweep_of(tmp_path / name, trials)
+        return sentences(headline(summary))[0], finding_of(summary)
+
+    leads, more = said("apart", APART)
+    assert leads == "By hypervolume A on f leads, clear of what luck does to any other method"
+    assert "A leads by hypervolume (0.250 against 0.160 for B); with 2 random trials of each method it has" in more
+    assert "which overlaps with no other method" in more
+    leads, more = said("lucky", LUCKY)
+    assert leads.endswith("but not clear of what luck does to the others, so another search may end otherwise")
+    assert "which overlaps with B, so another search may end otherwise" in more
+    leads, more = said("few", APART[:7])
+    assert leads.endswith("with too few trials to tell merit from luck")
+    assert "with too few trials to tell merit from luck" in more
+
+
+def test_leads_on_several_forget_sets(tmp_path):
+    names, places = ("f", "g", "h"), {"A": (0.5, 0.5), "B": (0.4, 0.4)}
+    records = [header(cells=tuple(cell(method, name) for name in names for method in places))]
+    for name in names:
+        for method, place in places.items():
+            better = place if name != "h" else (place[0] * (2 if method == "B" else 0.5), place[1])
+            for number in range(4):
+                start = started(method, name, number)
+                records += [start, finished(start.key, better)]
+    records.append(SweepEnded(state="done"))
+    leads, *_ = sentences(headline(summarize(load_sweep(write_records(tmp_path, records)))))
+    assert leads == "By hypervolume A on f and g and B on h lead, clear of what luck does to any other method"
+
+
+def test_a_lone_method(tmp_path):
+    alone = sweep_of(tmp_path, [("A", 0, (0.5, 0.5), {}), ("B", 0, None, None)])
+    assert headline(alone).startswith("A is the only method with a complete trial. On f the knee of A, trial 0, ")
+    assert "1 complete and 1 unfinished" in headline(alone)
+    assert finding_of(alone).startswith("A is the only method with a complete trial. Its knee, trial 0, reaches")
+
+
+def test_a_sweep_without_results(tmp_path):
+    summary = summarize(load_sweep(write_sweep(tmp_path, last_record=1)))
+    assert headline(summary) == "There is no answer yet: of 40 planned trials, none started."
+    assert finding_of(summary) == "" and summary.state == "running or cut off"
+
+
+def test_what_the_confirmation_comes_to(tmp_path):
+    whole, part = confirmed(), confirmed()[:-2]
+    assert headline(summary_of(tmp_path / "whole", whole)).endswith(
+        "; by fresh seeds and other questions the search did not clearly flatter itself."
+    )
+    assert headline(summary_of(tmp_path / "part", part)).endswith("flattered itself in model utility so far.")
+    assert "fresh seeds" not in headline(summary_of(tmp_path / "none", []))
+
+
+@pytest.mark.parametrize("last_record", range(1, 40))
+def test_a_journal_cut_off_anywhere_can_be_told(tmp_path, last_record):
+    summary = summarize(load_sweep(write_sweep(tmp_path, last_record=last_record)))
+    assert 1 <= len(sentences(headline(summary))) <= 3
+    assert all(isinstance(finding(summary, group), str) for group in summary.forget_sets)
