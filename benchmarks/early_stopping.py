@@ -101,14 +101,18 @@ def _without_rungs(seconds: dict[str, float]) -> float:
     return sum(value for phase, value in seconds.items() if phase != "rungs")
 
 
-def agreement(cell: Cell, rung: int) -> NDArray[np.float64]:
+def agreement(cell: Cell, rung: int, objective: int | None = None) -> NDArray[np.float64]:
     """For each pair of a cell's trials 1 where a rung and the end put them in the same order, -1 where not: (N, N).
 
-    The order is that by which trials are stopped: front after front, and in a front as successive halving goes.
+    The order is that by which trials are stopped, front after front, and in a front as successive halving goes; or that
+    by one objective alone.
     """
     trials = [trial for trial in cell.trials.values() if rung in trial.rungs]
-    early = _places([trial.rungs[rung].objectives for trial in trials], cell.directions)
-    late = _places([trial.objectives for trial in trials], cell.directions)
+    ends = [trial.rungs[rung].objectives for trial in trials], [trial.objectives for trial in trials]
+    if objective is None:
+        early, late = (_places(values, cell.directions) for values in ends)
+    else:
+        early, late = (np.array(values)[:, objective] for values in ends)
     return np.sign(early[:, None] - early) * np.sign(late[:, None] - late)
 
 
@@ -120,24 +124,22 @@ def _places(values: Sequence[tuple[float, ...]], directions: Sequence[Direction]
     return np.array([places[value] for value in values], dtype=float)
 
 
-def tau(signs: Sequence[NDArray[np.float64]], seed: int = 0) -> dict[str, float]:
-    """Kendall's tau over the pairs within cells, equal ones left out, and its 95% interval.
+def tau(signs: Sequence[NDArray[np.float64]], weights: Sequence[NDArray[np.float64]]) -> float:
+    """Kendall's tau over the pairs within cells, each trial with a weight; equal ones are left out."""
+    pairs = list(zip(signs, weights, strict=True))
+    num_pairs = sum(float(w @ np.abs(s) @ w) for s, w in pairs)
+    return sum(float(w @ s @ w) for s, w in pairs) / num_pairs if num_pairs else 0.0
 
-    The interval is a bootstrap's: in each cell as many trials are drawn with replacement.
-    """
+
+def tau_interval(signs: Sequence[NDArray[np.float64]], seed: int = 0) -> dict[str, float]:
+    """Tau with a 95% interval by a bootstrap: in each cell as many trials are drawn with replacement."""
     rng = np.random.default_rng(seed)
 
-    def share(weights: Sequence[NDArray[np.float64]]) -> float:
-        agree = sum(float(w @ s @ w) for s, w in zip(signs, weights, strict=True))
-        pairs = sum(float(w @ np.abs(s) @ w) for s, w in zip(signs, weights, strict=True))
-        return agree / pairs if pairs else 0.0
+    def draw() -> list[NDArray[np.float64]]:
+        return [rng.multinomial(len(s), np.full(len(s), 1 / len(s))).astype(float) for s in signs]
 
-    def draw() -> float:
-        return share([rng.multinomial(len(s), np.full(len(s), 1 / len(s))).astype(float) for s in signs])
-
-    draws = [draw() for _ in range(NUM_DRAWS)]
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return {"tau": share([np.ones(len(s)) for s in signs]), "low": float(low), "high": float(high)}
+    low, high = np.quantile([tau(signs, draw()) for _ in range(NUM_DRAWS)], [0.025, 0.975])
+    return {"tau": tau(signs, [np.ones(len(s)) for s in signs]), "low": float(low), "high": float(high)}
 
 
 def replay(cell: Cell, rungs: frozenset[int], stopping: EarlyStoppingConfig) -> dict[str, float]:
@@ -179,7 +181,8 @@ def measure(found: Sequence[Cell]) -> dict[str, Any]:
             "method": method,
             "rung": number,
             "trials": sum(number in trial.rungs for cell in own for trial in cell.trials.values()),
-            **tau([agreement(cell, number) for cell in own]),
+            **tau_interval([agreement(cell, number) for cell in own]),
+            "alone": [_alone(own, number, objective) for objective in range(len(own[0].directions))],
         }
         for method in methods
         for own in [[cell for cell in found if cell.method == method]]
@@ -196,6 +199,11 @@ def measure(found: Sequence[Cell]) -> dict[str, Any]:
         "savings": savings,
         **verdict(ranks, savings),
     }
+
+
+def _alone(own: Sequence[Cell], rung: int, objective: int) -> float:
+    signs = [agreement(cell, rung, objective) for cell in own]
+    return tau(signs, [np.ones(len(s)) for s in signs])
 
 
 def _saving(found: Sequence[Cell], rungs: list[int], stopping: EarlyStoppingConfig) -> dict[str, Any]:
@@ -231,9 +239,12 @@ def _setting(row: dict[str, Any]) -> str:
 
 def page(facts: dict[str, Any], numbers: str) -> str:
     """The record as tables."""
-    ranks = [["method", "rung", "trials", "Kendall's tau", "95% interval"]]
+    ranks = [
+        ["method", "rung", "trials", "Kendall's tau", "95% interval", *(f"{o} alone" for o in facts["objectives"])]
+    ]
     ranks += [
         [r["method"], str(r["rung"]), str(r["trials"]), f"{r['tau']:.2f}", f"{r['low']:.2f} to {r['high']:.2f}"]
+        + [f"{value:.2f}" for value in r["alone"]]
         for r in facts["ranks"]
     ]
     savings = [
@@ -275,7 +286,8 @@ def page(facts: dict[str, Any], numbers: str) -> str:
         f"the final hypervolume in the median cell and {MOST_LOST:.0%} in the worst, and of every method the interval "
         "of tau lies above 0 at its rungs. Of such settings the one that saves most.",
         "",
-        "Order of the trials of a cell at a rung against their order at the end, over pairs within cells:",
+        "Order of the trials of a cell at a rung against their order at the end, over pairs within cells: the order by "
+        "which trials are stopped, and that by each objective alone.",
         "",
         grid(ranks),
         "",
@@ -307,6 +319,7 @@ def main() -> None:
     facts = circumstances(["ray", "optuna", "moocore"], "python -m benchmarks.early_stopping SWEEP_DIR...")
     facts["sweeps"] = [folder.name for folder in folders]
     facts |= measure([cell for log in logs for cell in cells(log)])
+    facts["objectives"] = [objective.metric for objective in logs[0].header.objectives]
     facts["rows_per_set"] = logs[0].header.config["early_stopping"]["rows_per_set"]
     keep(facts, page(facts, arguments.out.name if arguments.out else "numbers"), arguments.out)
 
