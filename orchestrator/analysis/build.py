@@ -50,6 +50,60 @@ def write_report(summary: SweepSummary, path: Path) -> Path:
 
 def render(summary: SweepSummary) -> str:
     """The page as text; everything that comes from the journal is escaped."""
+    colors = _colors(summary)
+    chains = [task_chains(group) for group in summary.forget_sets]
+    drawn, over_tasks = figures(summary), task_figures(chains)
+    confirmations = [confirmation.confirmation_table(summary, group) for group in summary.forget_sets]
+    confirmed = confirmation_figures(summary, confirmations)
+    searched = [settings(summary, group) for group in summary.forget_sets]
+    trials, costs = trial_table(summary), cost_tables(summary)
+    questions = [side_by_side(group) for group in summary.forget_sets]
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            sweep=summary,
+            answer=headline(summary),
+            findings=[finding(summary, group) for group in summary.forget_sets],
+            confirmed_in_words=confirmation.in_words(summary),
+            names=words.short_names(summary.params),
+            colors=colors,
+            axis_titles=axis_titles(summary.objectives),
+            data={
+                "name": summary.name,
+                "fronts": drawn,
+                "confirmed": confirmed,
+                "tasks": over_tasks,
+                "slices": slice_axes(summary, searched),
+                "costs": [cost_figure(table) for table in costs],
+                "trials": trials,
+                "colors": colors,
+            },
+            trials=trials,
+            costs=costs,
+            searched=searched,
+            fewest_complete=FEWEST_COMPLETE,
+            chains=chains,
+            over_tasks=OVER_TASKS,
+            downstream=[downstream_table(group) for group in summary.forget_sets],
+            confirmations=confirmations,
+            key_metrics=key_metrics(summary),
+            measures=[words.measure(group, summary.objectives) for group in summary.forget_sets],
+            kept=[best_kept(group, summary.objectives) for group in summary.forget_sets],
+            share=SHARE,
+            fewest=FEWEST_ENDED,
+            questions=questions,
+            asked_sets=list(dict.fromkeys(words.words(asked.name) for sets in questions for asked in sets)),
+            making=[
+                (part, _facts(part), json.dumps(part.config, indent=2, ensure_ascii=False, default=str))
+                for part in summary.parts or (summary,)
+            ],
+            plotly=get_plotlyjs() if summary.counts["COMPLETE"] or any(over_tasks) else "",
+        )
+    )
+
+
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PAGE),
         autoescape=True,
@@ -62,53 +116,7 @@ def render(summary: SweepSummary) -> str:
     environment.filters |= {"words": words.words, "moment": words.moment, "count": words.count}
     environment.filters |= {"all_metrics": all_metrics, "difference": words.difference, "interval": words.interval}
     environment.filters |= {"worse": confirmation.worse}
-    colors = _colors(summary)
-    chains = [task_chains(group) for group in summary.forget_sets]
-    drawn, over_tasks = figures(summary), task_figures(chains)
-    confirmations = [confirmation.confirmation_table(summary, group) for group in summary.forget_sets]
-    confirmed = confirmation_figures(summary, confirmations)
-    searched = [settings(summary, group) for group in summary.forget_sets]
-    trials, costs = trial_table(summary), cost_tables(summary)
-    questions = [side_by_side(group) for group in summary.forget_sets]
-    return environment.get_template("report.html.j2").render(
-        sweep=summary,
-        answer=headline(summary),
-        findings=[finding(summary, group) for group in summary.forget_sets],
-        confirmed_in_words=confirmation.in_words(summary),
-        names=words.short_names(summary.params),
-        colors=colors,
-        axis_titles=axis_titles(summary.objectives),
-        data={
-            "name": summary.name,
-            "fronts": drawn,
-            "confirmed": confirmed,
-            "tasks": over_tasks,
-            "slices": slice_axes(summary, searched),
-            "costs": [cost_figure(table) for table in costs],
-            "trials": trials,
-            "colors": colors,
-        },
-        trials=trials,
-        costs=costs,
-        searched=searched,
-        fewest_complete=FEWEST_COMPLETE,
-        chains=chains,
-        over_tasks=OVER_TASKS,
-        downstream=[downstream_table(group) for group in summary.forget_sets],
-        confirmations=confirmations,
-        key_metrics=key_metrics(summary),
-        measures=[words.measure(group, summary.objectives) for group in summary.forget_sets],
-        kept=[best_kept(group, summary.objectives) for group in summary.forget_sets],
-        share=SHARE,
-        fewest=FEWEST_ENDED,
-        questions=questions,
-        asked_sets=list(dict.fromkeys(words.words(asked.name) for sets in questions for asked in sets)),
-        making=[
-            (part, _facts(part), json.dumps(part.config, indent=2, ensure_ascii=False, default=str))
-            for part in summary.parts or (summary,)
-        ],
-        plotly=get_plotlyjs() if summary.counts["COMPLETE"] or any(over_tasks) else "",
-    )
+    return environment
 
 
 def key_metrics(summary: SweepSummary) -> list[str]:
