@@ -73,7 +73,9 @@ class Progress:
         """Once for each trial that ends, as every cell's front is computed for it."""
         if self._num_seeds:
             most = most_finalists(self.log.header.config)
-            self._num_confirming = len(confirmation_runs(self.log, self._num_seeds, most))
+            ran = {key for key, trial in self.log.trials.items() if trial.started.confirms is not None}
+            planned = {run.key for run in confirmation_runs(self.log, self._num_seeds, most)}
+            self._num_confirming = len(planned | ran)  # a trial that was run again may have left its front since
 
     @property
     def _planned(self) -> int:

@@ -90,3 +90,28 @@ def test_runs_that_confirm_are_counted_when_it_is_known_how_many_they_are(monkey
     assert "3/7 trials  " in shown[2] and "4/7 trials  " in shown[3]
     assert len(counted) == 1 + 4  # at the start and for each that ended, not whenever something is drawn
     assert "[2/3]" in out.getvalue() and "[4/7] confirm/before/forget05" in out.getvalue()
+
+
+def test_runs_that_were_planned_once_are_still_counted():
+    cells = (CellRecord(name="NPO+GD/forget05", method="NPO+GD", forget_set="forget05", num_trials=2),)
+    header = SweepStarted(
+        name="s", seed=1, config={"confirm": {"seeds": 1, "finalists_per_cell": 1}}, lookahead=1, versions={},
+        command="", cells=cells, objectives=(
+            ObjectiveRecord(metric="model_utility", direction="maximize", worst=0),
+            ObjectiveRecord(metric="forget_efficacy", direction="maximize", worst=0),
+        ),
+    )  # fmt: skip
+    log, out = SweepLog(header), io.StringIO()
+    places = {KEY: (0.2, 0.8), "NPO+GD/forget05/t001": (0.8, 0.2)}  # the front has two, and one of them is to be run
+    runs = [(key, None, place) for key, place in places.items()]
+    runs += [(f"confirm/{key}/s1", key, place) for key, place in places.items()]
+    with Progress(log, Console(file=out, width=150)) as progress:
+        for number, (key, confirms, place) in enumerate(runs):
+            start = TrialStarted(
+                key=key, method="NPO+GD", forget_set="forget05", number=number, params={}, config={}, confirms=confirms
+            )
+            for record in (start, TrialFinished(key=key, state=TrialState.COMPLETE, objectives=place)):
+                log.add(record)
+                progress(record)
+    lines = out.getvalue().splitlines()
+    assert [line.partition("]")[0] for line in lines] == ["[1/3", "[2/4", "[3/5", "[4/5"]
