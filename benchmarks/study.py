@@ -119,6 +119,7 @@ def run(shared: Path, storage: Path, overrides: Sequence[str]) -> Path:
 def record(folder: Path) -> dict[str, Any]:
     """The study's numbers, and what they say of the paper's two claims."""
     sweep = summarize(load_sweep(folder, keeps_steps=False))
+    groups = sorted(sweep.forget_sets, key=lambda group: group.num_rows or 0)
     facts = {
         "date": time.strftime("%Y-%m-%d", time.localtime(sweep.last_time)),
         "machine": f"{processor()}, 2 cores",
@@ -133,7 +134,7 @@ def record(folder: Path) -> dict[str, Any]:
         "confirmation runs": sum(len(group.confirmations) for group in sweep.forget_sets),
         "seconds of all trials": sweep.seconds,
         "seconds on the clock": sweep.clock_seconds,
-        "forget sets": {group.name: _forget_set(sweep, group) for group in sweep.forget_sets},
+        "forget sets": {group.name: _forget_set(sweep, group) for group in groups},
     }
     facts["claims"] = {kind: _claim(facts["forget sets"], kind) for kind in KINDS}
     return facts

@@ -67,13 +67,17 @@ def _median_surface(sweep: SweepSummary, group: ForgetSetSummary, rows: Sequence
 def _points(sweep: SweepSummary, rows: Sequence[Confirmed]) -> Figure:
     places = [row.mean or () for row in rows]
     bars = [row.deviation or (0.0, 0.0) for row in rows]
+    errors = {
+        f"error_{axis}": {"type": "data", "array": [bar[place] for bar in bars], "thickness": 1, "width": 3}
+        for place, axis in enumerate("xy")
+        if any(row.deviation for row in rows)
+    }
     return {
         "type": "scatter",
         "mode": "markers",
         "x": [place[0] for place in places],
         "y": [place[1] for place in places],
-        "error_x": {"type": "data", "array": [bar[0] for bar in bars], "thickness": 1, "width": 3},
-        "error_y": {"type": "data", "array": [bar[1] for bar in bars], "thickness": 1, "width": 3},
+        **errors,
         "hovertext": [_hover(sweep, row) for row in rows],
         "hoverinfo": "text",
         "marker": {"size": 9, "opacity": 1, "line": {"width": 0}},
