@@ -40,7 +40,6 @@ from orchestrator.tuning.cell_search import (
     seed_of,
     trial_key,
 )
-from orchestrator.tuning.early_stopping import RungScheduler, SuccessiveHalving
 from orchestrator.tuning.resources import Node, Plan, head_share
 from orchestrator.worker.trial import TrialJob
 
@@ -186,8 +185,9 @@ class Search:
             },
         )
 
-    def _scheduler(self, search: CellSearch) -> RungScheduler | None:
+    def _scheduler(self, search: CellSearch) -> Any:
         """What stops trials at their rungs; it knows those that earlier sittings reached. None: nothing does."""
+        from orchestrator.tuning.early_stopping import RungScheduler, SuccessiveHalving  # noqa: PLC0415  (imports Tune)
         from orchestrator.tuning.slot import answer  # noqa: PLC0415
 
         config, log = self.sweep.early_stopping, self.recorder.log
