@@ -67,8 +67,10 @@ def test_page_holds_the_findings(log, tmp_path):
 def test_page_says_what_settings_do(tmp_path):
     text = Page(page_of(load_sweep(write_sweep(tmp_path / "many", num_trials=30)), tmp_path)).text
     assert "GA+GD: forget_weight lowers model utility (−0.980), forget_weight raises forget efficacy" in text
+    some = Page(page_of(load_sweep(write_sweep(tmp_path / "some", num_trials=10)), tmp_path)).text
+    assert "GA+GD: 9 complete trials, too few to say" in some and "In numbers" in some
     few = Page(page_of(load_sweep(write_sweep(tmp_path / "few", num_trials=9)), tmp_path)).text
-    assert "GA+GD: 8 complete trials, too few to say" in few
+    assert "No method has 10 complete trials here: too few to say in numbers." in few and "In numbers" not in few
 
 
 def test_page_says_how_hypervolumes_are_measured_and_what_they_owe_to_luck(log, tmp_path):
