@@ -45,7 +45,7 @@ from orchestrator.tracking.sweep_log import load_sweep
 from orchestrator.tuning.cell_search import CellSearch, CellStudy
 from orchestrator.tuning.resources import Plan
 from orchestrator.tuning.search import Search
-from orchestrator.worker.trial import TrialJob
+from orchestrator.worker.job import TrialJob
 
 WINDOWS = (500, 1000, 2000, 5000)
 PACKAGES = ("optuna", "ray", "mlflow", "pydantic", "numpy", "sqlalchemy")

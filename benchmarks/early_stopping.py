@@ -237,37 +237,27 @@ def _setting(row: dict[str, Any]) -> str:
     return f"rungs {', '.join(map(str, row['rungs']))}, keep {row['keep']:.2f}, min_trials {row['min_trials']}"
 
 
-def page(facts: dict[str, Any], numbers: str) -> str:
-    """The record as tables."""
-    ranks = [
-        ["method", "rung", "trials", "Kendall's tau", "95% interval", *(f"{o} alone" for o in facts["objectives"])]
-    ]
-    ranks += [
+def _rank_table(facts: dict[str, Any]) -> list[list[str]]:
+    alone = [f"{objective} alone" for objective in facts["objectives"]]
+    return [["method", "rung", "trials", "Kendall's tau", "95% interval", *alone]] + [
         [r["method"], str(r["rung"]), str(r["trials"]), f"{r['tau']:.2f}", f"{r['low']:.2f} to {r['high']:.2f}"]
         + [f"{value:.2f}" for value in r["alone"]]
         for r in facts["ranks"]
     ]
-    savings = [
-        [
-            "rungs",
-            "keep",
-            "min_trials",
-            "stopped",
-            "steps saved",
-            "seconds saved",
-            "hypervolume lost",
-            "in the worst cell",
-        ]
-    ]
-    savings += [
-        [
-            ", ".join(map(str, row["rungs"])),
-            f"{row['keep']:.2f}",
-            str(row["min_trials"]),
-            *(f"{row[name]:.1%}" for name in ("stopped", "steps", "seconds", "volume", "worst volume")),
-        ]
+
+
+def _savings_table(facts: dict[str, Any]) -> list[list[str]]:
+    shares = {"stopped": "stopped", "steps": "steps saved", "seconds": "seconds saved"}
+    shares |= {"volume": "hypervolume lost", "worst volume": "in the worst cell"}
+    return [["rungs", "keep", "min_trials", *shares.values()]] + [
+        [", ".join(map(str, row["rungs"])), f"{row['keep']:.2f}", str(row["min_trials"])]
+        + [f"{row[name]:.1%}" for name in shares]
         for row in facts["savings"]
     ]
+
+
+def page(facts: dict[str, Any], numbers: str) -> str:
+    """The record as tables."""
     where = ", ".join(f"{number} at {share:.0%}" for number, share in facts["rungs"].items())
     said = f"Yes: {facts['setting']}." if facts["on_by_default"] else "No."
     why = "".join(f"\n- {reason}" for reason in facts["because"])
@@ -289,13 +279,13 @@ def page(facts: dict[str, Any], numbers: str) -> str:
         "Order of the trials of a cell at a rung against their order at the end, over pairs within cells: the order by "
         "which trials are stopped, and that by each objective alone.",
         "",
-        grid(ranks),
+        grid(_rank_table(facts)),
         "",
         "Successive halving, replayed in the order of the journals; shares of a cell, their median over cells. "
         "`min_trials`: so many first trials of a cell all go on. Seconds are net of what rungs take, which weighs less "
         "the longer trials are. Searches that knew less would have suggested other trials; the replay does not.",
         "",
-        grid(savings),
+        grid(_savings_table(facts)),
     ]
     return "\n".join(lines) + "\n"
 

@@ -41,7 +41,7 @@ from orchestrator.tracking.journal import (
 )
 from orchestrator.trial_config import TrialConfig, known_metrics
 from orchestrator.tuning.cell_search import trial_key
-from orchestrator.worker.trial import TrialJob
+from orchestrator.worker.job import TrialJob
 
 PACKAGES = ("pydantic", "numpy", "moocore", "jinja2", "plotly", "selenium")
 SEED = 11

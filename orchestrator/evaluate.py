@@ -79,8 +79,9 @@ def score(evaluation: Evaluation, say: Callable[[str], None]) -> tuple[TrialFini
     import torch  # noqa: PLC0415  (the command line answers without it)
     import torch.distributed as dist  # noqa: PLC0415
 
+    from orchestrator.worker.job import TrialJob  # noqa: PLC0415
     from orchestrator.worker.parts import WorkerParts  # noqa: PLC0415
-    from orchestrator.worker.trial import TrialJob, run_trial  # noqa: PLC0415
+    from orchestrator.worker.trial import run_trial  # noqa: PLC0415
 
     device = torch.device("cpu")
     if torch.cuda.is_available():

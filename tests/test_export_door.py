@@ -34,9 +34,10 @@ from orchestrator.tracking.journal import (
 )
 from orchestrator.trial_config import LoraConfig
 from orchestrator.worker.evaluation import read_scores
+from orchestrator.worker.job import TrialJob
 from orchestrator.worker.model import save_model
 from orchestrator.worker.parts import WorkerParts
-from orchestrator.worker.trial import TrialJob, run_trial
+from orchestrator.worker.trial import run_trial
 from tests.ray.folders import write_tofu
 from tests.ray.tiny import make_judge
 from tests.worker.toy import CPU, toy_model, toy_tokenizer

@@ -80,7 +80,8 @@ def start_worker() -> None:
 
 def run_job(text: str) -> list[str]:
     """Run a TrialJob; returns its records as JSON, the last one being how it ended."""
-    from orchestrator.worker.trial import TrialJob, run_trial  # noqa: PLC0415
+    from orchestrator.worker.job import TrialJob  # noqa: PLC0415
+    from orchestrator.worker.trial import run_trial  # noqa: PLC0415
 
     job = TrialJob.model_validate_json(text)
     records: list[str] = []

@@ -37,7 +37,7 @@ class Confirmed:
     @property
     def is_lost(self) -> bool:
         """Whether all its runs have ended and none is complete, so that nothing confirms it."""
-        return self.mean is None and 0 < self.num_planned <= self.num_ended
+        return self.mean is None and self.num_planned <= self.num_ended
 
     @property
     def shift(self) -> Row | None:
@@ -54,17 +54,14 @@ class ConfirmationTable:
 
 
 def confirmation_table(sweep: SweepSummary, group: ForgetSetSummary) -> ConfirmationTable | None:
-    """None where nothing was run to confirm the search. Runs of trials that are on no front any more are left out."""
+    """None where nothing was run to confirm the search. Left out are runs of trials that are no finalists any more, and
+    finalists that were not run and are not to be."""
     if not group.confirmations:
         return None
-    seeds = num_seeds(sweep.config)
-    finalists = [
-        row
-        for cell in group.ranking
-        for row in _with_fronts(
-            [_confirmed(trial, group, seeds) for trial in _finalists(sweep, cell)], sweep.directions
-        )
-    ]
+    seeds, finalists = num_seeds(sweep.config), list[Confirmed]()
+    for cell in group.ranking:
+        rows = [_confirmed(trial, group, seeds) for trial in _finalists(sweep, cell)]
+        finalists += _with_fronts([row for row in rows if row.num_planned], sweep.directions)
     baselines = [_confirmed(trial, group, 1) for trial in group.baselines if trial.is_placed]
     return ConfirmationTable(tuple(finalists), tuple(baselines))
 
@@ -83,12 +80,10 @@ def confirmed(sweep: SweepSummary, key: str) -> Confirmed | None:
 
 def in_words(sweep: SweepSummary) -> str:
     """Where the search flattered itself, in a few plain sentences; empty where nothing was run to confirm it."""
-    tables = [table for group in sweep.forget_sets if (table := confirmation_table(sweep, group))]
-    finalists = [row for table in tables for row in table.finalists]
+    tables, finalists, known = _found(sweep)
     if not finalists:
         return ""
     ended, planned = sum(row.num_ended for row in finalists), sum(row.num_planned for row in finalists)
-    known = [row for row in finalists if row.mean is not None]
     sentences = [_flattered(sweep, known), _compared(sweep, tables)] if known else []
     settled = [row for row in finalists if row.stays is not None]
     if leave := sum(row.stays is False for row in settled):
@@ -108,9 +103,7 @@ def in_words(sweep: SweepSummary) -> str:
 
 def verdict(sweep: SweepSummary) -> str:
     """What `in_words` comes to, as half a sentence; empty where nothing was run to confirm the search."""
-    tables = [table for group in sweep.forget_sets if (table := confirmation_table(sweep, group))]
-    finalists = [row for table in tables for row in table.finalists]
-    known = [row for row in finalists if row.mean is not None]
+    _, finalists, known = _found(sweep)
     if not finalists:
         return ""
     if not known:
@@ -119,6 +112,13 @@ def verdict(sweep: SweepSummary) -> str:
     found = f"flattered itself in {listed(beyond)}" if beyond else "did not clearly flatter itself"
     so_far = " so far" if any(row.num_ended < row.num_planned for row in finalists) else ""
     return f"by fresh seeds and other questions the search {found}{so_far}"
+
+
+def _found(sweep: SweepSummary) -> tuple[list[ConfirmationTable], list[Confirmed], list[Confirmed]]:
+    """All tables, their finalists, and those of them with a complete run."""
+    tables = [table for group in sweep.forget_sets if (table := confirmation_table(sweep, group))]
+    finalists = [row for table in tables for row in table.finalists]
+    return tables, finalists, [row for row in finalists if row.mean is not None]
 
 
 def worse(shift: float, direction: Direction) -> bool:
@@ -151,10 +151,9 @@ def _with_fronts(rows: Sequence[Confirmed], directions: Sequence[Direction]) -> 
 
 
 def _flattered(sweep: SweepSummary, known: Sequence[Confirmed]) -> str:
-    shifts = zip(sweep.objectives, _mean_shifts(known), range(len(sweep.objectives)), strict=True)
     said = [
         f"{words(goal.metric)} is {_in_words(shift, goal.direction, _standard_error(known, place))}"
-        for goal, shift, place in shifts
+        for place, (goal, shift) in enumerate(zip(sweep.objectives, _mean_shifts(known), strict=True))
     ]
     beyond, within, untold = _worse(sweep, known)
     ends = [f"the search flattered itself in {listed(beyond)}"] if beyond else []

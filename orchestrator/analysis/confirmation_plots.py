@@ -7,7 +7,7 @@ import numpy as np
 
 from orchestrator.analysis.attainment import attainment_surface
 from orchestrator.analysis.confirmation import ConfirmationTable, Confirmed
-from orchestrator.analysis.plots import SYMBOLS, axis_titles, hover_text, padded
+from orchestrator.analysis.plots import Range, baseline_look, figure, hover_text, padded, step_line
 from orchestrator.analysis.summary import ForgetSetSummary, SweepSummary
 from orchestrator.analysis.words import MISSING, count, score, words
 
@@ -36,13 +36,8 @@ def _figure(sweep: SweepSummary, group: ForgetSetSummary, table: ConfirmationTab
         if rows:
             data += [_median_surface(sweep, group, rows), _points(sweep, rows)]
     baselines = [row for row in table.baselines if row.mean is not None]
-    data += [_points(sweep, [row]) | _label(row) for row in baselines]
-    titles = axis_titles(sweep.objectives)
-    reach = [_reach([*known, *baselines], axis) for axis in (0, 1)]
-    axes = [
-        {"title": {"text": hover_text(title)}, "range": list(span)} for title, span in zip(titles, reach, strict=True)
-    ]
-    return {"data": [trace for trace in data if trace["x"]], "layout": {"xaxis": axes[0], "yaxis": axes[1]}}
+    data += [_points(sweep, [row]) | baseline_look(row.trial.method) for row in baselines]
+    return figure(sweep, data, [_reach([*known, *baselines], axis) for axis in (0, 1)])
 
 
 def _median_surface(sweep: SweepSummary, group: ForgetSetSummary, rows: Sequence[Confirmed]) -> Figure:
@@ -57,7 +52,7 @@ def _median_surface(sweep: SweepSummary, group: ForgetSetSummary, rows: Sequence
         "mode": "lines",
         "x": corners[:, 0].tolist(),
         "y": corners[:, 1].tolist(),
-        "line": {"shape": "vh" if sweep.directions[0] == "maximize" else "hv", "width": 1, "dash": "dot"},
+        "line": {"shape": step_line(sweep.objectives), "width": 1, "dash": "dot"},
         "marker": {},
         "hoverinfo": "skip",
         "meta": {"owner": rows[0].trial.method},
@@ -85,13 +80,6 @@ def _points(sweep: SweepSummary, rows: Sequence[Confirmed]) -> Figure:
     }
 
 
-def _label(row: Confirmed) -> Figure:
-    method = row.trial.method
-    marker = {"size": 14, "opacity": 1, "symbol": SYMBOLS[method], "line": {"width": 2}}
-    text = {"text": [words(method)], "textposition": "top center", "cliponaxis": False}
-    return {"mode": "markers+text", "marker": marker, **text}
-
-
 def _hover(sweep: SweepSummary, row: Confirmed) -> str:
     lines = [f"<b>{hover_text(row.trial.key)}</b>", count(row.num_complete, "run")]
     for i, objective in enumerate(sweep.objectives):
@@ -101,7 +89,7 @@ def _hover(sweep: SweepSummary, row: Confirmed) -> str:
     return "<br>".join(lines)
 
 
-def _reach(rows: Sequence[Confirmed], axis: int) -> tuple[float, float]:
+def _reach(rows: Sequence[Confirmed], axis: int) -> Range:
     """The range of an axis that holds all means with their bars."""
     ends = []
     for row in rows:

@@ -70,17 +70,31 @@ def _figure(summary: SweepSummary, group: ForgetSetSummary, ranges: Sequence[Ran
         sizes = [13 if trial.key in fronts else 9 for trial in cell.front]
         data.append(_trace(cell.front, summary, names, marker={"size": sizes, "opacity": 1, "line": {"width": widths}}))
     for trial in _placed(group.baselines):
-        marker = {"size": 14, "opacity": 1, "symbol": SYMBOLS[trial.method], "line": {"width": 2}}
-        label = {
-            "mode": "markers+text",
-            "cliponaxis": False,
-            "text": [words(trial.method)],
-            "textposition": "top center",
-        }
-        data.append(_trace([trial], summary, names, marker=marker) | label)
+        data.append(_trace([trial], summary, names, marker={}) | baseline_look(trial.method))
+    return figure(summary, data, ranges)
+
+
+def figure(summary: SweepSummary, data: Sequence[dict[str, Any]], ranges: Sequence[Range]) -> dict[str, Any]:
+    """The traces that hold a point, on the axes of the first two objectives."""
     titles = [escape(title, quote=False) for title in axis_titles(summary.objectives)]
     axes = [{"title": {"text": title}, "range": list(span)} for title, span in zip(titles, ranges, strict=True)]
     return {"data": [trace for trace in data if trace["x"]], "layout": {"xaxis": axes[0], "yaxis": axes[1]}}
+
+
+def step_line(objectives: Sequence[ObjectiveRecord]) -> str:
+    """plotly's name for the edge of what points dominate that come with the first objective rising."""
+    return "vh" if objectives[0].direction == "maximize" else "hv"
+
+
+def baseline_look(method: str) -> dict[str, Any]:
+    """What sets a baseline's trace apart: a symbol of its own, and its name above it."""
+    return {
+        "mode": "markers+text",
+        "cliponaxis": False,
+        "text": [words(method)],
+        "textposition": "top center",
+        "marker": {"size": 14, "opacity": 1, "symbol": SYMBOLS[method], "line": {"width": 2}},
+    }
 
 
 def _trace(
@@ -107,7 +121,7 @@ def _front_line(summary: SweepSummary, group: ForgetSetSummary) -> dict[str, Any
         "mode": "lines",
         "x": [place[0] for place in places],
         "y": [place[1] for place in places],
-        "line": {"shape": "vh" if summary.objectives[0].direction == "maximize" else "hv", "width": 1.5},
+        "line": {"shape": step_line(summary.objectives), "width": 1.5},
         "hoverinfo": "skip",
         "meta": {"owner": ""},
     }

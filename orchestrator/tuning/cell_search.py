@@ -27,7 +27,7 @@ from orchestrator.config import SearchConfig
 from orchestrator.space import Choice, FloatRange, IntRange
 from orchestrator.tracking.journal import Record, TrialFinished, TrialStarted, TrialState, parse_record
 from orchestrator.tracking.sweep_log import TrialLog
-from orchestrator.worker.trial import TrialJob
+from orchestrator.worker.job import TrialJob
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

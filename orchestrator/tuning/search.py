@@ -41,7 +41,7 @@ from orchestrator.tuning.cell_search import (
     trial_key,
 )
 from orchestrator.tuning.resources import Node, Plan, head_share
-from orchestrator.worker.trial import TrialJob
+from orchestrator.worker.job import TrialJob
 
 _HEAD = "node:__internal_head__"
 _ACCELERATOR = "accelerator_type:"

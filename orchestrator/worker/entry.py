@@ -17,9 +17,10 @@ from orchestrator.storage import StorageError, is_uri
 from orchestrator.tracking.journal import RungReached
 from orchestrator.tracking.pump import redact_uri
 from orchestrator.worker.engine import import_deepspeed
+from orchestrator.worker.job import TrialJob
 from orchestrator.worker.parts import WorkerParts
 from orchestrator.worker.resume import PreemptedError
-from orchestrator.worker.trial import Told, TrialJob, run_trial
+from orchestrator.worker.trial import Told, run_trial
 
 
 def serve(config: dict[str, Any]) -> None:

@@ -19,13 +19,10 @@ import torch
 import torch.distributed as dist
 
 from orchestrator.analysis.pareto import is_dominated
-from orchestrator.base_config import Config, Value
-from orchestrator.early_stopping_config import EarlyStoppingConfig
 from orchestrator.scenarios.base import Task
-from orchestrator.storage import Storage, open_storage
+from orchestrator.storage import Storage
 from orchestrator.tracking.checkpoints import RESUME_FOLDER, WEIGHTS_FOLDER
 from orchestrator.tracking.journal import (
-    ObjectiveRecord,
     RungReached,
     StepRecord,
     StepsReported,
@@ -47,6 +44,7 @@ from orchestrator.worker.evaluation import (
     whole_metrics,
     write_scores,
 )
+from orchestrator.worker.job import TrialJob
 from orchestrator.worker.model import load_model, save_model
 from orchestrator.worker.parts import Clock, WorkerParts
 from orchestrator.worker.reference import ReferenceAnswers
@@ -59,32 +57,6 @@ Told = StepsReported | RungReached | TaskFinished
 Report = Callable[[Told], None]
 _LOG = logging.getLogger(__name__)
 _MOST_NOTES = 5
-
-
-class TrialJob(Config):
-    """A trial as it is sent to a slot: its settings, and what the driver knows about its cell by then."""
-
-    key: str
-    config: TrialConfig
-    params: dict[str, Value] = {}
-    place: str
-    objectives: tuple[ObjectiveRecord, ...]
-    keep_weights: bool
-    point_minutes: float = 10.0
-    early_stopping: EarlyStoppingConfig | None = None
-    front: tuple[tuple[float, ...], ...] = ()
-    retain_scores: str | None = None
-    retain_scores_sha256: str | None = None
-
-    @property
-    def storage(self) -> Storage:
-        """The sweep's folder, which `place` names by path or URI."""
-        return open_storage(self.place)
-
-    @property
-    def folder(self) -> str:
-        """Where in the sweep's folder the trial's files go."""
-        return f"trials/{self.key}"
 
 
 def run_trial(

@@ -7,10 +7,12 @@ import pytest
 from synthetic_sweep import METHODS, OBJECTIVES, cell, data, finished, header, started, write_records, write_sweep
 from test_report_page import Page
 
+from orchestrator.analysis.confirmation import confirmation_table
 from orchestrator.analysis.overlay import OverlayError, overlay
 from orchestrator.analysis.pareto import front
 from orchestrator.analysis.summary import summarize
 from orchestrator.report import main
+from orchestrator.tracking.journal import read_records
 from orchestrator.tracking.sweep_log import load_sweep
 
 CONFIG = header().config
@@ -77,6 +79,18 @@ def test_other_objectives_and_judges_are_refused(two, tmp_path):
     folder = write_records(tmp_path / "judge", [header(), started("ME+GD", "forget01", 0), end])
     with pytest.raises(OverlayError, match="judges.sentence_encoder is .*MiniLM.* in one, but .*mpnet.* in two"):
         overlay({"one": two["one"], "two": summarize(load_sweep(folder))})
+
+
+def test_finalists_that_a_sweep_did_not_send_are_not_listed(two, tmp_path):
+    sent = two["one"].forget_sets[0].ranking[0].front[0]
+    start = started(sent.method, "forget01", 1).model_copy(
+        update={"key": f"confirm/{sent.key}/s1", "confirms": sent.key}
+    )
+    records = list(read_records(write_sweep(tmp_path / "one" / "again") / "journal"))
+    folder = write_records(tmp_path / "confirmed", [*records, start, finished(start.key, (0.5, 0.5))])
+    both = overlay({"one": summarize(load_sweep(folder)), "two": two["two"]})
+    table = confirmation_table(both, both.forget_sets[0])
+    assert [row.trial.key for row in table.finalists] == [f"one: {sent.key}"]
 
 
 def test_other_rows_under_the_same_names_are_refused(two, tmp_path):

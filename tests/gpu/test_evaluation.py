@@ -45,7 +45,8 @@ def test_scores_do_not_depend_on_what_is_asked_together(make_config, parts):
 
 def test_a_trial_is_trained_and_scored_where_it_is(make_config, parts, tmp_path):
     from orchestrator.tracking.journal import TrialState
-    from orchestrator.worker.trial import TrialJob, run_trial
+    from orchestrator.worker.job import TrialJob
+    from orchestrator.worker.trial import run_trial
 
     job = TrialJob(
         key="ME+GD/forget10/t000",

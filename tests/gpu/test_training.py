@@ -15,7 +15,8 @@ pytestmark = [
 def run(config, folder, parts, name):
     """The losses of a trial, and its result."""
     from orchestrator.tracking.journal import ObjectiveRecord, StepsReported, TrialState
-    from orchestrator.worker.trial import TrialJob, run_trial
+    from orchestrator.worker.job import TrialJob
+    from orchestrator.worker.trial import run_trial
 
     objectives = (ObjectiveRecord(metric="model_utility", direction="maximize", worst=0),)
     job = TrialJob(key=name, config=config, place=str(folder), objectives=objectives, keep_weights=True)
@@ -85,14 +86,9 @@ def test_the_reference_of_npo_needs_no_memory_of_its_own(make_config, models, pa
 @pytest.mark.parametrize("lora", [False, True])
 def test_a_chain_that_was_cut_off_goes_on_after_its_last_whole_task(lora, parts, tmp_path):
     from orchestrator.trial_config import LoraConfig
-    from orchestrator.worker.model import save_model
-    from tests.ray.tiny import make_judge
     from tests.worker import test_trial as chains
-    from tests.worker.toy import toy_model, toy_tokenizer
 
-    chains.write_data(tmp_path / "data")
-    save_model(toy_model(), toy_tokenizer(), tmp_path / "target")
-    make_judge(tmp_path / "judge")
+    chains.make_place(tmp_path)
     whole = chains.Case("whole", lora=LoraConfig(dropout=0) if lora else None)
     cut = replace(whole, name="cut", stop_at=2)
     undisturbed, _ = chains.run_case(whole, tmp_path, parts)

@@ -1,9 +1,6 @@
 """How sweeps are broken, and what must be left of them: shared by the tests that kill, stop and starve processes."""
 
 import contextlib
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -36,17 +33,8 @@ def start(models, storage, *more, **environment):
 
 
 def command(*arguments, **environment):
-    """A sweep in the background. Ctrl-C reaches it, even if the tests run where it is ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    sweep = subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.sweep", *arguments],
-        cwd=tiny.ROOT,
-        env=tiny.environment(**environment),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    signal.signal(signal.SIGINT, before)
+    """A sweep in the background, which ends with the test."""
+    sweep = tiny.start(arguments, **environment)
     STARTED.append(sweep)
     return sweep
 

@@ -2,8 +2,6 @@
 
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -38,16 +36,7 @@ class Groups(threading.Thread):
 
 def interrupted(models, storage):
     """A sweep that is told to end when its first trial is stopped; the worker groups that it had."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    sweep = subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.sweep", *tiny.settings(models, storage, *SETTINGS)],
-        cwd=tiny.ROOT,
-        env=tiny.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    signal.signal(signal.SIGINT, before)
+    sweep = tiny.start(tiny.settings(models, storage, *SETTINGS))
     groups, seen, stopped = Groups(storage), [], False
     groups.start()
     for line in sweep.stdout:

@@ -136,17 +136,7 @@ def test_processes_give_what_slots_give_bit_for_bit(slot_sweep, models, tmp_path
 
 def test_interrupted_sweep_is_resumed_to_the_same_end(slot_sweep, models, tmp_path):
     arguments = tiny.settings(models, tmp_path, "methods=[NPO+GD,IDK+AP]", "search.trials_per_cell=2")
-    command = [sys.executable, "-m", "orchestrator.sweep", *arguments]
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored, for all
-    sweep = subprocess.Popen(
-        command,
-        cwd=tiny.ROOT,
-        env=tiny.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    signal.signal(signal.SIGINT, before)
+    sweep = tiny.start(arguments)
     seen = []
     for line in sweep.stdout:
         seen.append(line)

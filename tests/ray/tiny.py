@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,21 @@ def run(arguments, **more):
     return subprocess.run(
         command, cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=400, check=False
     )
+
+
+def start(arguments, **more):
+    """Run it in the background. Ctrl-C reaches it, even if the tests run where it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "orchestrator.sweep", *arguments],
+        cwd=ROOT,
+        env=environment(**more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    signal.signal(signal.SIGINT, before)
+    return sweep
 
 
 def sweep_folder(storage):

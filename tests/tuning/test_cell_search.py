@@ -12,7 +12,7 @@ from orchestrator.load_config import load_config
 from orchestrator.tracking.journal import ObjectiveRecord, TrialFinished, TrialStarted, TrialState
 from orchestrator.tracking.sweep_log import TrialLog
 from orchestrator.tuning.cell_search import Baseline, Cell, CellSearch, CellStudy, distributions, trial_key
-from orchestrator.worker.trial import TrialJob
+from orchestrator.worker.job import TrialJob
 
 SWEEP = load_config("quickstart")
 SPACE = distributions(SWEEP.search.space)

@@ -24,7 +24,7 @@ from orchestrator.tracking.sweep_log import SweepLog, load_sweep
 from orchestrator.trial_config import QuestionPart
 from orchestrator.tuning.resources import Plan
 from orchestrator.tuning.search import Search
-from orchestrator.worker.trial import TrialJob
+from orchestrator.worker.job import TrialJob
 
 PLAN = Plan(2, 2, 4)
 

@@ -11,7 +11,7 @@ from orchestrator.tracking.journal import ObjectiveRecord, TrialFinished, TrialS
 from orchestrator.tracking.sweep_log import TrialLog
 from orchestrator.tuning.cell_search import Cell, CellSearch, CellStudy, distributions, trial_key
 from orchestrator.tuning.samples import sample_trials
-from orchestrator.worker.trial import TrialJob
+from orchestrator.worker.job import TrialJob
 
 OBJECTIVES = tuple(ObjectiveRecord(metric=name, direction="maximize", worst=0) for name in ("a", "b"))
 GRID = [(1e-5, 5), (1e-5, 3), (5e-6, 5), (5e-6, 3), (2e-6, 5), (2e-6, 3)]

@@ -2,14 +2,10 @@
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
 
 import pytest
-import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from test_trial import OBJECTIVES, Killed, steps_of, write_data
-from toy import CPU, TASK, toy_model, toy_tokenizer
+from test_trial import OBJECTIVES, Killed, make_place, steps_of
+from toy import CPU, TASK, in_groups
 
 from orchestrator.base_config import EMBEDDED
 from orchestrator.config import SweepConfig, trial_config
@@ -17,13 +13,11 @@ from orchestrator.early_stopping_config import EarlyStoppingConfig
 from orchestrator.scenarios.base import EvaluationSet, SetKind
 from orchestrator.tracking.journal import RungReached, TrialState
 from orchestrator.trial_config import LoraConfig
-from orchestrator.worker.engine import start_process_group
-from orchestrator.worker.model import save_model
+from orchestrator.worker.job import TrialJob
 from orchestrator.worker.parts import WorkerParts
 from orchestrator.worker.reference import ReferenceCache
 from orchestrator.worker.rungs import Rungs, rung_task
-from orchestrator.worker.trial import TrialJob, run_trial
-from tests.ray.tiny import make_judge
+from orchestrator.worker.trial import run_trial
 
 NUM_STEPS = 9
 RUNGS = EarlyStoppingConfig(rungs=(0.2, 0.5), rows_per_set=2)
@@ -111,33 +105,21 @@ def run_case(case, place, parts):
     return records, asked, result
 
 
-def _process(index, place):
-    group, rank, workers = [("two", 0, 2), ("two", 1, 2), ("one", 0, 1)][index]
-    torch.set_num_threads(1)
-    start_process_group(rank, workers, f"file://{place}/{group}-store")
+def run_cases(workers, place):
     parts = WorkerParts(CPU)
-    found = {case.name: run_case(case, place, parts) for case in CASES if case.workers == workers}
-    if rank == 0:
-        torch.save(found, place / f"{group}.pt")
-    else:
-        assert not any(records or asked for records, asked, _ in found.values())  # rank 0 speaks for all
-    dist.destroy_process_group()
+    return {case.name: run_case(case, place, parts) for case in CASES if case.workers == workers}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rungs")
-    write_data(folder / "data")
-    save_model(toy_model(), toy_tokenizer(), folder / "target")
-    make_judge(folder / "judge")
-    return folder
+    return make_place(tmp_path_factory.mktemp("rungs"))
 
 
 @pytest.fixture(scope="module")
 def runs(place):
-    mp.spawn(_process, args=(place,), nprocs=3, join=True)
-    load = partial(torch.load, weights_only=False)
-    return {**load(place / "one.pt"), **load(place / "two.pt")}
+    one, two, other_rank = in_groups(run_cases, place)
+    assert not any(records or asked for records, asked, _ in other_rank.values())  # rank 0 speaks for all
+    return one | two
 
 
 def rungs_of(records):

@@ -13,9 +13,10 @@ from orchestrator.scenarios.load import load_tasks
 from orchestrator.tracking.journal import TrialState
 from orchestrator.worker.engine import start_process_group
 from orchestrator.worker.evaluation import read_scores
+from orchestrator.worker.job import TrialJob
 from orchestrator.worker.model import save_model
 from orchestrator.worker.parts import WorkerParts
-from orchestrator.worker.trial import TrialJob, run_trial
+from orchestrator.worker.trial import run_trial
 from tests.ray.tiny import make_judge
 from tests.worker.toy import CPU, toy_model, toy_tokenizer
 

@@ -2,26 +2,22 @@
 
 import json
 from dataclasses import dataclass, replace
-from functools import partial
 
 import pytest
-import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from metrics.suites import summarise_chain
 from orchestrator.base_config import EMBEDDED
 from orchestrator.config import SweepConfig, baseline_config, trial_config
 from orchestrator.tracking.journal import ObjectiveRecord, StepsReported, TaskFinished, TrialState
 from orchestrator.trial_config import LoraConfig
-from orchestrator.worker.engine import start_process_group
 from orchestrator.worker.evaluation import read_scores
+from orchestrator.worker.job import TrialJob
 from orchestrator.worker.model import save_model
 from orchestrator.worker.parts import WorkerParts
 from orchestrator.worker.reference import ReferenceCache
-from orchestrator.worker.trial import TrialJob, run_trial
+from orchestrator.worker.trial import run_trial
 from tests.ray.tiny import make_judge
-from tests.worker.toy import CPU, NAMES, PLACES, toy_model, toy_tokenizer
+from tests.worker.toy import CPU, NAMES, PLACES, in_groups, toy_model, toy_tokenizer
 
 OBJECTIVES = tuple(
     ObjectiveRecord(metric=name, direction="maximize", worst=0.0) for name in ("model_utility", "forget_efficacy")
@@ -165,20 +161,13 @@ def run_case(case, place, parts):
         return records, None
 
 
-def _process(index, place):
-    group, rank, workers = [("two", 0, 2), ("two", 1, 2), ("one", 0, 1)][index]
-    torch.set_num_threads(1)
-    start_process_group(rank, workers, f"file://{place}/{group}-store")
+def run_cases(workers, place):
     parts = WorkerParts(CPU)
-    found = {case.name: run_case(case, place, parts) for case in CASES if case.workers == workers}
-    if rank == 0:
-        torch.save(found, place / f"{group}.pt")
-    dist.destroy_process_group()
+    return {case.name: run_case(case, place, parts) for case in CASES if case.workers == workers}
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("chain")
+def make_place(folder):
+    """Data, target model and judge of a small sweep."""
     write_data(folder / "data")
     save_model(toy_model(), toy_tokenizer(), folder / "target")
     make_judge(folder / "judge")
@@ -186,11 +175,15 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return make_place(tmp_path_factory.mktemp("chain"))
+
+
+@pytest.fixture(scope="module")
 def runs(place):
-    """Every case by name, run in a group of one process and one of two, which start together."""
-    mp.spawn(_process, args=(place,), nprocs=3, join=True)
-    load = partial(torch.load, weights_only=False)
-    return {**load(place / "one.pt"), **load(place / "two.pt")}
+    """Every case by name, as rank 0 has it."""
+    one, two, _ = in_groups(run_cases, place)
+    return one | two
 
 
 def steps_of(records):

@@ -1,7 +1,7 @@
 """A task of a few short rows, a Llama of some thousand weights, and unlearning runs of them on one or two processes."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
@@ -180,19 +180,30 @@ def plain_run(case: Case, num_steps: int | None = None) -> Run:
 
 
 def run_cases(cases: list[Case], folder: Path) -> dict[Case, list[Run]]:
-    """Every case, one Run for each rank: a group of one process and one of two, started together."""
-    mp.spawn(_process, args=(cases, str(folder)), nprocs=3, join=True)
-    runs = [torch.load(folder / f"{name}.pt", weights_only=False) for name in ("one-0", "two-0", "two-1")]
+    """Every case, one Run for each rank of its group."""
+    runs = in_groups(_run_cases, folder, cases)
     return {case: [found[case] for found in runs if case in found] for case in cases}
 
 
-def _process(index: int, cases: list[Case], folder: str) -> None:
-    group, rank, world_size = [("two", 0, 2), ("two", 1, 2), ("one", 0, 1)][index]
-    torch.set_num_threads(1)
-    start_process_group(rank, world_size, f"file://{folder}/{group}-store")
+def _run_cases(workers: int, folder: Path, cases: list[Case]) -> dict[Case, Run]:
     references = ReferenceCache(capacity=len(cases))
-    found = {case: deepspeed_run(case, references) for case in cases if case.workers == world_size}
-    torch.save(found, f"{folder}/{group}-{rank}.pt")
+    return {case: deepspeed_run(case, references) for case in cases if case.workers == workers}
+
+
+def in_groups(work: Callable[..., Any], folder: Path, *arguments: object) -> list[Any]:
+    """What `work(workers, folder, *arguments)` returns in a group of one process, and on both ranks of one of two.
+
+    The three processes start together; `work` must be a function of a module.
+    """
+    mp.spawn(_process, args=(work, folder, arguments), nprocs=3, join=True)
+    return [torch.load(folder / f"{name}.pt", weights_only=False) for name in ("one-0", "two-0", "two-1")]
+
+
+def _process(index: int, work: Callable[..., Any], folder: Path, arguments: tuple[object, ...]) -> None:
+    group, rank, workers = [("two", 0, 2), ("two", 1, 2), ("one", 0, 1)][index]
+    torch.set_num_threads(1)
+    start_process_group(rank, workers, f"file://{folder}/{group}-store")
+    torch.save(work(workers, folder, *arguments), folder / f"{group}-{rank}.pt")
     dist.destroy_process_group()
 
 
