@@ -23,10 +23,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks.recording import grid, processor, versions_of
-from orchestrator.analysis.confirmation import confirmation_table
+from benchmarks.recording import grid, keep, processor, versions_of
+from benchmarks.sweeps import RESULTS, read_rows, write_rows
+from orchestrator.analysis.confirmation import by_seed, confirmation_table
 from orchestrator.analysis.kept import SHARE
 from orchestrator.analysis.summary import CellSummary, ForgetSetSummary, SweepSummary, TrialSummary, summarize
 from orchestrator.analysis.volume import measure
@@ -34,7 +33,6 @@ from orchestrator.analysis.words import duration
 from orchestrator.analysis.words import measure as axes
 from orchestrator.tracking.sweep_log import load_sweep
 
-RESULTS = Path(__file__).parent / "results"
 SIZES = (10, 20, 40)
 _ASKED = 20  # questions of a set at most, in the search and in the confirmation
 KINDS = {
@@ -57,17 +55,19 @@ _SPACE = {
 def make_data(source: Path, folder: Path) -> None:
     """Forget sets of the first 10, 20 and 40 rows; what one does not forget, it retains."""
     folder.mkdir(parents=True, exist_ok=True)
-    forget, asked, kept = (_rows(source / f"{name}.json") for name in ("forget01", "forget01_perturbed", "retain90"))
+    forget, asked, kept = (
+        read_rows(source / f"{name}.json") for name in ("forget01", "forget01_perturbed", "retain90")
+    )
     known = {row["question"] for row in kept}
-    questions = [row for row in _rows(source / "retain_perturbed.json") if row["question"] in known]
+    questions = [row for row in read_rows(source / "retain_perturbed.json") if row["question"] in known]
     for size in SIZES:
         chosen = {row["question"] for row in forget[:size]}
-        _write(folder / f"rows{size}.json", forget[:size])
-        _write(folder / f"rows{size}_perturbed.json", [row for row in asked if row["question"] in chosen])
-        _write(folder / f"kept{size}.json", [*kept, *forget[size:]])
-    _write(folder / "retain_perturbed.json", questions)
+        write_rows(folder / f"rows{size}.json", forget[:size])
+        write_rows(folder / f"rows{size}_perturbed.json", [row for row in asked if row["question"] in chosen])
+        write_rows(folder / f"kept{size}.json", [*kept, *forget[size:]])
+    write_rows(folder / "retain_perturbed.json", questions)
     for name in ("real_authors_perturbed", "world_facts_perturbed"):
-        _write(folder / f"{name}.json", _rows(source / f"{name}.json")[:_ASKED])
+        write_rows(folder / f"{name}.json", read_rows(source / f"{name}.json")[:_ASKED])
 
 
 def make_retain_models(models: Path, scenario: Sequence[str], storage: Path) -> dict[str, Path]:
@@ -159,12 +159,7 @@ def _cell(
 ) -> dict[str, Any]:
     table = confirmation_table(sweep, group)
     rows = [row for row in (table.finalists if table else ()) if row.trial.method == cell.method]
-    by_seed: dict[str, list[tuple[float, ...]]] = {}
-    finalists = {row.trial.key for row in rows}
-    for trial in group.confirmations:
-        if trial.confirms in finalists and trial.is_comparable and trial.objectives is not None:
-            by_seed.setdefault(trial.key.rpartition("/")[2], []).append(trial.objectives)
-    volumes = [box.hypervolume(np.array(points)) for _, points in sorted(by_seed.items())]
+    volumes = [box.hypervolume(points) for points in by_seed(group, rows)]
     interval = cell.volume.interval if cell.volume else None
     return {
         "counts": {state: amount for state, amount in cell.counts.items() if amount},
@@ -290,14 +285,6 @@ def _row(method: str, cell: dict[str, Any]) -> list[str]:
     ]
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
 def main() -> int:
     """Command line."""
     arguments = sys.argv[1:]
@@ -309,10 +296,7 @@ def main() -> int:
         sys.stderr.write(str(__doc__))
         return 2
     facts = record(folder)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "study.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    (RESULTS / "study.md").write_text(page(facts), encoding="utf-8")
-    print(page(facts))
+    keep(facts, page(facts), RESULTS / "study.json")
     return 0
 
 

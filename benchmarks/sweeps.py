@@ -41,25 +41,25 @@ def continual_tiny(shared: Path, storage: Path) -> list[str]:
     """The forget rows of TOFU's small cut, then twice 40 of its retain rows: three tasks that the model knows."""
     source, data = shared / "data" / "tofu_small", storage / "continual_data"
     data.mkdir(parents=True, exist_ok=True)
-    rows, asked = _rows(source / "retain90.json"), _rows(source / "retain_perturbed.json")
+    rows, asked = read_rows(source / "retain90.json"), read_rows(source / "retain_perturbed.json")
     by_question = {row["question"]: row for row in asked}
     later = [row for row in rows if row["question"] in by_question][: 2 * _TASK_ROWS]
     tasks = {row["question"]: str(2 + index // _TASK_ROWS) for index, row in enumerate(later)}
-    _write(
+    write_rows(
         data / "forget01.json",
-        [*_rows(source / "forget01.json"), *({**row, "task_id": tasks[row["question"]]} for row in later)],
+        [*read_rows(source / "forget01.json"), *({**row, "task_id": tasks[row["question"]]} for row in later)],
     )
-    _write(
+    write_rows(
         data / "forget01_perturbed.json",
         [
-            *_rows(source / "forget01_perturbed.json"),
+            *read_rows(source / "forget01_perturbed.json"),
             *({**by_question[question], "task_id": task} for question, task in tasks.items()),
         ],
     )
-    _write(data / "retain90.json", [row for row in rows if row["question"] not in tasks])
-    _write(data / "retain_perturbed.json", [row for row in asked if row["question"] not in tasks])
+    write_rows(data / "retain90.json", [row for row in rows if row["question"] not in tasks])
+    write_rows(data / "retain_perturbed.json", [row for row in asked if row["question"] not in tasks])
     for name in ("real_authors_perturbed", "world_facts_perturbed"):
-        _write(data / f"{name}.json", _rows(source / f"{name}.json"))
+        write_rows(data / f"{name}.json", read_rows(source / f"{name}.json"))
     return [
         "continual_tiny",
         f"scenario.source={data}",
@@ -75,9 +75,9 @@ def real_world_tiny(shared: Path, storage: Path) -> list[str]:
         scenario = ["scenario.name=real_world", f"scenario.source={source}"]
         subprocess.run([sys.executable, "-m", "orchestrator.finetune", str(target), *scenario], check=True)
     tasks.mkdir(parents=True, exist_ok=True)
-    facts = _rows(shared / "data" / "tofu_small" / "world_facts_perturbed.json")
+    facts = read_rows(shared / "data" / "tofu_small" / "world_facts_perturbed.json")
     choices = [{"question": row["question"], "choices": [row["answer"], *row["perturbed_answer"]]} for row in facts]
-    _write(tasks / "facts.json", choices)
+    write_rows(tasks / "facts.json", choices)
     (tasks / "facts.yaml").write_text(_DOWNSTREAM.format(path=tasks / "facts.json"))
     return [
         "real_world_search",
@@ -127,11 +127,13 @@ def run(name: str, shared: Path, storage: Path, overrides: list[str]) -> Path:
     return folder
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write a JSON-lines file."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from orchestrator.analysis.pareto import Direction, front
+from orchestrator.analysis.pareto import Direction, Points, front
 from orchestrator.analysis.summary import UNFINISHED, CellSummary, ForgetSetSummary, SweepSummary, TrialSummary
 from orchestrator.analysis.words import count, listed, score, words
 from orchestrator.tracking.confirmation import chosen, most_finalists, num_seeds
@@ -76,6 +76,15 @@ def confirmed(sweep: SweepSummary, key: str) -> Confirmed | None:
     found = ((trial, group) for group in sweep.forget_sets for cell in group.cells for trial in cell.trials)
     rows = [_confirmed(trial, group, num_seeds(sweep.config)) for trial, group in found if trial.key == key]
     return next((row for row in rows if row.mean is not None), None)
+
+
+def by_seed(group: ForgetSetSummary, finalists: Iterable[Confirmed]) -> list[Points]:
+    """Objectives (N, M) of the complete runs of these finalists, one array for each seed, by its name."""
+    keys, found = {row.trial.key for row in finalists}, dict[str, list[Row]]()
+    for run in group.confirmations:
+        if run.confirms in keys and run.is_comparable and run.objectives is not None:
+            found.setdefault(run.key.rpartition("/")[2], []).append(run.objectives)
+    return [np.array(points) for _, points in sorted(found.items())]
 
 
 def in_words(sweep: SweepSummary) -> str:

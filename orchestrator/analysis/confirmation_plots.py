@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from orchestrator.analysis.attainment import attainment_surface
-from orchestrator.analysis.confirmation import ConfirmationTable, Confirmed
+from orchestrator.analysis.confirmation import ConfirmationTable, Confirmed, by_seed
 from orchestrator.analysis.plots import Range, baseline_look, figure, hover_text, padded, step_line
 from orchestrator.analysis.summary import ForgetSetSummary, SweepSummary
 from orchestrator.analysis.words import MISSING, count, score, words
@@ -41,11 +39,7 @@ def _figure(sweep: SweepSummary, group: ForgetSetSummary, table: ConfirmationTab
 
 
 def _median_surface(sweep: SweepSummary, group: ForgetSetSummary, rows: Sequence[Confirmed]) -> Figure:
-    finalists, by_seed = {row.trial.key for row in rows}, dict[str, list[tuple[float, ...]]]()
-    for run in group.confirmations:
-        if run.confirms in finalists and run.is_comparable and run.objectives is not None:
-            by_seed.setdefault(run.key.rpartition("/")[2], []).append(run.objectives[:2])
-    runs = [np.array(points) for points in by_seed.values()]
+    runs = [points[:, :2] for points in by_seed(group, rows)]
     corners = attainment_surface(runs, (len(runs) + 1) // 2, sweep.directions[:2])
     return {
         "type": "scatter",
