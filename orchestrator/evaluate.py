@@ -24,7 +24,6 @@ from orchestrator.embedded import EmbeddedError, judge_recipe, make
 from orchestrator.evaluation_config import EvaluateConfig, Evaluation
 from orchestrator.evaluation_files import Scored, truth_ratios
 from orchestrator.evaluation_results import log_to_mlflow, render, result_files, write_results
-from orchestrator.finetune import join_process_group
 from orchestrator.load_config import ConfigError, build_config
 from orchestrator.scenarios.base import DataError, SetKind, Task
 from orchestrator.scenarios.load import load_tasks
@@ -291,6 +290,8 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(str(error), 2)
     for note in evaluation.notes:
         console.print(f"note: {note}", style="yellow", highlight=False, soft_wrap=True)
+    from orchestrator.worker.engine import join_process_group, leave_process_group  # noqa: PLC0415
+
     rank = join_process_group()
     try:
         results = score(evaluation, say)
@@ -298,15 +299,9 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         return _fail(str(error), 1)
     finally:
-        _leave(evaluation, rank)
-
-
-def _leave(evaluation: Evaluation, rank: int) -> None:
-    import torch.distributed as dist  # noqa: PLC0415
-
-    if rank == 0:
-        shutil.rmtree(evaluation.work, ignore_errors=True)
-    dist.destroy_process_group()
+        if rank == 0:
+            shutil.rmtree(evaluation.work, ignore_errors=True)
+        leave_process_group()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -151,20 +150,6 @@ def _base_model(config: FinetuneConfig, rows: tuple[QARow, ...]) -> tuple[Any, A
     return tokenizer, tiny_llama(config.tiny, tokenizer, max_positions=2 * config.train.max_length).to(device)
 
 
-def join_process_group() -> int:
-    """The group that torchrun made, else a group of this process alone; returns the rank."""
-    from orchestrator.worker.engine import start_process_group  # noqa: PLC0415
-
-    if "WORLD_SIZE" in os.environ:
-        rank = int(os.environ["RANK"])
-        start_process_group(rank, int(os.environ["WORLD_SIZE"]), "env://")
-        return rank
-    store = tempfile.NamedTemporaryFile(prefix="lethe-store-", delete=True)  # noqa: SIM115  (torch removes it)
-    store.close()
-    start_process_group(0, 1, f"file://{store.name}")
-    return 0
-
-
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -183,6 +168,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, DataError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    from orchestrator.worker.engine import join_process_group, leave_process_group  # noqa: PLC0415
+
     rank = join_process_group()
 
     def say(text: str) -> None:
@@ -195,6 +182,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, DataError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    finally:
+        leave_process_group()
     say(f"wrote {arguments.out}: loss {card['loss']:.4f}, answers' ROUGE-L recall {card.get('rouge', 0):.3f}")
     return 0
 

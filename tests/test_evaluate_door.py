@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from metrics.suites import ExampleScore
 from orchestrator.base_config import EMBEDDED
@@ -19,8 +18,8 @@ from orchestrator.config import SweepConfig, baseline_config
 from orchestrator.evaluate import main
 from orchestrator.evaluation_config import EvaluateConfig
 from orchestrator.evaluation_files import Scored, tofu_eval, tofu_summary
-from orchestrator.finetune import join_process_group
 from orchestrator.trial_config import LoraConfig
+from orchestrator.worker.engine import join_process_group, leave_process_group
 from orchestrator.worker.evaluation import read_scores
 from orchestrator.worker.job import TrialJob
 from orchestrator.worker.model import add_adapters, save_model
@@ -107,7 +106,7 @@ def baseline(place, name, scenario, retain_scores=None):
     try:
         result = run_trial(job, WorkerParts(CPU), lambda record: None)
     finally:
-        dist.destroy_process_group()
+        leave_process_group()
     return result, place / "sweep" / result.scores_path
 
 

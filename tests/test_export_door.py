@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -20,7 +19,6 @@ from orchestrator.analysis.words import score
 from orchestrator.base_config import EMBEDDED
 from orchestrator.config import SweepConfig, baseline_config, trial_config
 from orchestrator.export import find_trial, main
-from orchestrator.finetune import join_process_group
 from orchestrator.storage import Storage
 from orchestrator.tracking.journal import (
     CellRecord,
@@ -33,6 +31,7 @@ from orchestrator.tracking.journal import (
     TrialState,
 )
 from orchestrator.trial_config import LoraConfig
+from orchestrator.worker.engine import join_process_group, leave_process_group
 from orchestrator.worker.evaluation import read_scores
 from orchestrator.worker.job import TrialJob
 from orchestrator.worker.model import save_model
@@ -131,7 +130,7 @@ def place(tmp_path_factory):
         records += run(folder, LORA, lora)
         write_confirmed(place)
     finally:
-        dist.destroy_process_group()
+        leave_process_group()
     start = next(record for record in records if isinstance(record, TrialStarted) and record.key == FULL)
     complete = next(record for record in records if isinstance(record, TrialFinished) and record.key == FULL)
     records += [start.model_copy(update={"key": key, "number": n}) for n, key in ((1, GONE), (2, BROKEN))]

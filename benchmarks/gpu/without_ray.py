@@ -66,8 +66,7 @@ def start_worker() -> None:
     import torch  # noqa: PLC0415
 
     from benchmarks.gpu.setting import device  # noqa: PLC0415
-    from orchestrator.finetune import join_process_group  # noqa: PLC0415
-    from orchestrator.worker.engine import import_deepspeed  # noqa: PLC0415
+    from orchestrator.worker.engine import import_deepspeed, join_process_group  # noqa: PLC0415
     from orchestrator.worker.parts import WorkerParts  # noqa: PLC0415
 
     global _PARTS  # noqa: PLW0603  (what a worker keeps between trials)

@@ -68,8 +68,31 @@ def _import_muon() -> None:
 
 def start_process_group(rank: int, world_size: int, init_method: str) -> None:
     """Join torch's process group where no launcher has done so: gloo on CPU, NCCL on GPU."""
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, init_method=init_method, rank=rank, world_size=world_size)
+    dist.init_process_group(_backend(), init_method=init_method, rank=rank, world_size=world_size)
+
+
+def join_process_group() -> int:
+    """The group that torchrun made, else a group of this process alone, on CPU or GPU; returns the rank."""
+    if "WORLD_SIZE" in os.environ:
+        rank = int(os.environ["RANK"])
+        start_process_group(rank, int(os.environ["WORLD_SIZE"]), "env://")
+        return rank
+    store = dist.HashStore()  # type: ignore[attr-defined]  # documented, but torch's types leave it out
+    dist.init_process_group(_backend(), store=store, rank=0, world_size=1)
+    return 0
+
+
+def leave_process_group() -> None:
+    """Leave torch's process group, after which another can be joined: DeepSpeed remembers groups by itself."""
+    comm = sys.modules.get("deepspeed.comm")
+    if comm is not None and comm.is_initialized():
+        comm.destroy_process_group()
+    else:
+        dist.destroy_process_group()
+
+
+def _backend() -> str:
+    return "nccl" if torch.cuda.is_available() else "gloo"
 
 
 class DeepSpeedEngine:

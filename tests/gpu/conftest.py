@@ -1,19 +1,17 @@
-"""What the tests on a GPU share: one process group, because DeepSpeed does not survive a second, and small models."""
+"""What the tests on a GPU share: one process group, and small models."""
 
 import pytest
 import torch
 
 
 @pytest.fixture(scope="session")
-def group(tmp_path_factory):
-    import torch.distributed as dist
-
-    from orchestrator.worker.engine import start_process_group
+def group():
+    from orchestrator.worker.engine import join_process_group, leave_process_group
 
     torch.cuda.set_device(0)
-    start_process_group(0, 1, f"file://{tmp_path_factory.mktemp('store') / 'store'}")
+    join_process_group()
     yield
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 @pytest.fixture(scope="session")

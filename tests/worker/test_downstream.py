@@ -20,7 +20,7 @@ from tqdm import tqdm
 from orchestrator.scenarios.base import DataError
 from orchestrator.trial_config import DOWNSTREAM, EvaluationConfig
 from orchestrator.worker.downstream import check_downstream, downstream_metrics, load_downstream, task_metric
-from orchestrator.worker.engine import start_process_group
+from orchestrator.worker.engine import join_process_group, leave_process_group, start_process_group
 from tests.worker.toy import FORGET, PLACES, RETAIN, toy_model, toy_tokenizer
 
 LOCAL = ("toy_choice", "toy_logprob", "toy_answer", "toy_group")
@@ -108,10 +108,10 @@ def tasks(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def process_group(tmp_path_factory):
-    start_process_group(0, 1, f"file://{tmp_path_factory.mktemp('store') / 'store'}")
+def process_group():
+    join_process_group()
     yield
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 def evaluation(folder: Path, **settings) -> EvaluationConfig:

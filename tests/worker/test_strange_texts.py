@@ -4,14 +4,13 @@ import json
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from orchestrator.base_config import EMBEDDED
 from orchestrator.config import SweepConfig, trial_config
 from orchestrator.scenarios.base import DataError
 from orchestrator.scenarios.load import load_tasks
 from orchestrator.tracking.journal import TrialState
-from orchestrator.worker.engine import start_process_group
+from orchestrator.worker.engine import join_process_group, leave_process_group
 from orchestrator.worker.evaluation import read_scores
 from orchestrator.worker.job import TrialJob
 from orchestrator.worker.model import save_model
@@ -49,9 +48,7 @@ def place(tmp_path):
     write(data / "retain99.json", [{**row, "question": f"Not {row['question']}"} for row in rows])
     for name in ("forget01_perturbed", "retain_perturbed", "real_authors_perturbed", "world_facts_perturbed"):
         write(data / f"{name}.json", asked)
-    yield tmp_path, data
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    return tmp_path, data
 
 
 def write(path, rows):
@@ -74,12 +71,15 @@ def sweep(place, data):
 
 def test_a_trial_learns_and_is_asked_whatever_is_text(place):
     folder, data = place
-    start_process_group(0, 1, f"file://{folder}/store")
     torch.manual_seed(0)
     config = sweep(folder, data)
     trial = trial_config(config, config.methods[0], "forget01", {})
     job = TrialJob(key="k", config=trial, place=str(folder), objectives=(), keep_weights=False)
-    result = run_trial(job, WorkerParts(CPU), lambda record: None)
+    join_process_group()
+    try:
+        result = run_trial(job, WorkerParts(CPU), lambda record: None)
+    finally:
+        leave_process_group()
     assert result.state == TrialState.COMPLETE
     (task,) = load_tasks(config.scenario, config.evaluation, "forget01")
     assert [row.answer for row in task.forget] == STRANGE
