@@ -59,9 +59,8 @@ def reports(job: TrialJob) -> list[Record]:
 def run_on_slot(config: dict[str, Any]) -> None:
     """Tune trainable: a slot with all its processes, whose workers train nothing."""
     from orchestrator.tuning import slot  # noqa: PLC0415  (Ray, for this only)
-    from orchestrator.worker import entry  # noqa: PLC0415
 
-    entry.serve = serve
+    slot.serve = serve
     slot.run_on_slot(config)
 
 

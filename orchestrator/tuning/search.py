@@ -69,6 +69,7 @@ def ray_session(resources: ResourcesConfig) -> Iterator[list[Node]]:
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(resources.start_timeout_seconds),
         "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(resources.hang_seconds),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "TRAIN_ENABLE_SHARE_CUDA_VISIBLE_DEVICES": "1",  # NCCL copies from one GPU of a node to another
         "TOKENIZERS_PARALLELISM": "false",
     }
     os.environ.update(environment)

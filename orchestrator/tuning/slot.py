@@ -1,6 +1,6 @@
 """A slot: one long-lived Ray Train worker group that runs many trials one after another.
 
-    Tune trainable (reused actor)  --assign(job)-->  Mailbox  <--next_job(after)--  N workers of one TorchTrainer
+    Tune trainable (reused actor)  --assign(job)-->  Mailbox  <--next_job(after)--  N workers of one LeanTrainer
                ^                                     ^ | ^
                +------------ poll(): records --------|-+ +---------- push(), fail(), goes_on() from rank 0
     Tune scheduler (driver)  --answer(rung)----------+
@@ -253,10 +253,8 @@ class Slot:
 
     def _run_group(self) -> None:
         from ray import train as ray_train  # noqa: PLC0415  (seconds to import, in the thread that needs it)
-        from ray.train.torch import TorchConfig  # noqa: PLC0415
 
         from orchestrator.tuning.lean_trainer import LeanTrainer  # noqa: PLC0415
-        from orchestrator.worker.entry import serve  # noqa: PLC0415
 
         resources = {"CPU": self.spec.cpus_per_worker}
         if self.spec.gpus_per_worker:
@@ -264,15 +262,12 @@ class Slot:
         train: Any = ray_train  # its annotations are those of its older API
         trainer = LeanTrainer(
             serve,
-            train_loop_config={"mailbox": self.mailbox},
+            train_loop_config={"mailbox": self.mailbox, "hang_seconds": self.spec.hang_seconds},
             scaling_config=train.ScalingConfig(
                 num_workers=self.spec.num_workers,
                 use_gpu=self.spec.gpus_per_worker > 0,
                 resources_per_worker=resources,
                 accelerator_type=self.spec.accelerator_type,
-            ),
-            torch_config=TorchConfig(
-                backend="nccl" if self.spec.gpus_per_worker else "gloo", timeout_s=round(self.spec.hang_seconds)
             ),
             run_config=train.RunConfig(
                 name=self.name,
@@ -284,6 +279,13 @@ class Slot:
             ),
         )
         trainer.fit()
+
+
+def serve(config: dict[str, Any]) -> None:
+    """What the workers run; this process only names it, and has no use for what it imports."""
+    from orchestrator.worker import entry  # noqa: PLC0415
+
+    entry.serve(**config)
 
 
 _current: Slot | None = None

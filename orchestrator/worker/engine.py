@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from itertools import chain
 from typing import Any
@@ -66,9 +67,16 @@ def _import_muon() -> None:
         compiler.compile = compile_
 
 
-def start_process_group(rank: int, world_size: int, init_method: str) -> None:
-    """Join torch's process group where no launcher has done so: gloo on CPU, NCCL on GPU."""
-    dist.init_process_group(_backend(), init_method=init_method, rank=rank, world_size=world_size)
+def start_process_group(
+    rank: int, world_size: int, init_method: str, device: str | None = None, timeout: timedelta | None = None
+) -> None:
+    """Join torch's process group where no launcher has done so: NCCL between GPUs, gloo between CPUs.
+
+    `device`: "cuda" or "cpu"; default: as torch finds them. `timeout`: of a wait for another rank; default: torch's.
+    """
+    dist.init_process_group(
+        _backend(device), init_method=init_method, rank=rank, world_size=world_size, timeout=timeout
+    )
 
 
 def join_process_group() -> int:
@@ -91,8 +99,8 @@ def leave_process_group() -> None:
         dist.destroy_process_group()
 
 
-def _backend() -> str:
-    return "nccl" if torch.cuda.is_available() else "gloo"
+def _backend(device: str | None = None) -> str:
+    return "nccl" if (device or ("cuda" if torch.cuda.is_available() else "cpu")) == "cuda" else "gloo"
 
 
 class DeepSpeedEngine:

@@ -1,9 +1,12 @@
 """What runs on the Ray Train workers of a slot: take a job, run it, send what it reports; again until told to stop."""
 
 import gc
+import os
 import resource
+import socket
 import traceback
 from collections.abc import Iterator
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -11,23 +14,29 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
+from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import get_device
 
 from orchestrator.storage import StorageError, is_uri
 from orchestrator.tracking.journal import RungReached
 from orchestrator.tracking.pump import redact_uri
-from orchestrator.worker.engine import import_deepspeed
+from orchestrator.worker.engine import import_deepspeed, leave_process_group, start_process_group
 from orchestrator.worker.job import TrialJob
 from orchestrator.worker.parts import WorkerParts
 from orchestrator.worker.resume import PreemptedError
 from orchestrator.worker.trial import Told, run_trial
 
 
-def serve(config: dict[str, Any]) -> None:
-    """Train function of a slot. `config["mailbox"]` is the actor that jobs come from and records go to."""
+def serve(mailbox: Any, hang_seconds: float) -> None:
+    """Train function of a slot: run jobs until there are no more.
+
+    `mailbox` is the actor that jobs come from and records go to; a rank that waits longer than `hang_seconds` for
+    another gives up.
+    """
     import_deepspeed()
-    mailbox, rank = config["mailbox"], ray.train.get_context().get_world_rank()
-    parts = WorkerParts(get_device())
+    device = get_device()
+    _join_group(device, hang_seconds)
+    parts, rank = WorkerParts(device), dist.get_rank()
     for sequence, job in jobs(mailbox):
         if _is_leaving():
             ray.get(mailbox.leave.remote(sequence))
@@ -49,6 +58,32 @@ def serve(config: dict[str, Any]) -> None:
             ray.get(mailbox.push.remote(sequence, result.model_dump_json()))
         if gc.get_freeze_count() == 0:
             gc.freeze()  # modules, judges, rows live on: later collections, several a trial, need not look at them
+    leave_process_group()
+
+
+def _join_group(device: torch.device, hang_seconds: float) -> None:
+    """Join torch's process group as torchrun would have it; DeepSpeed reads the environment too."""
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
+    address, port = broadcast_from_rank_zero(_free_address() if rank == 0 else None)
+    os.environ |= {
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(port),
+        "RANK": str(rank),
+        "WORLD_SIZE": str(context.get_world_size()),
+        "LOCAL_RANK": str(context.get_local_rank()),
+        "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
+    }
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    start_process_group(rank, context.get_world_size(), "env://", device.type, timedelta(seconds=hang_seconds))
+
+
+def _free_address() -> tuple[str, int]:
+    node: Any = ray.util
+    address: str = node.get_node_ip_address()
+    with socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET) as server:
+        return address, server.getsockname()[1]
 
 
 def jobs(mailbox: Any) -> Iterator[tuple[int, TrialJob]]:
@@ -81,8 +116,6 @@ def _goes_on(mailbox: Any, rung: RungReached) -> bool:
 
 
 def _lost_a_peer(error: Exception) -> bool:
-    if not dist.is_initialized():  # Ray Train has taken the group apart, whatever the rank was doing with it
-        return True
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
 
 
