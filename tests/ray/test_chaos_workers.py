@@ -112,11 +112,11 @@ def test_what_a_trial_does_wrong_is_no_harm_to_the_next(models, tmp_path):
     more = ("lora={}", "search.sampler=grid", "search.trials_per_cell=4", "train.epochs=2")
     method = f"methods=[{{name: GA+GD, space: {space}}}]"
     sweep = start(models, tmp_path, method, *more, "search.max_failed_share=0.5")
-    seen = {}  # the workers that were there first after a trial had started
+    seen = {}  # the whole group that was there last before the next trial started
     while sweep.poll() is None:
-        if group := {worker.pid for worker in workers(sweep)}:
-            for name in started(tmp_path):
-                seen.setdefault(name, group)
+        group = {worker.pid for worker in workers(sweep)}
+        if len(group) == 2 and (names := started(tmp_path)):
+            seen[names[-1]] = group
         time.sleep(0.1)
     ends_with(sweep, 0)
     trials = load_sweep(tiny.sweep_folder(tmp_path)).trials
