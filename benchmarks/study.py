@@ -25,10 +25,10 @@ from typing import Any
 
 from benchmarks.recording import grid, keep, processor, versions_of
 from benchmarks.sweeps import RESULTS, read_rows, write_rows
-from orchestrator.analysis.confirmation import by_seed, confirmation_table
+from orchestrator.analysis.confirmation import confirmation_table
+from orchestrator.analysis.confirmed_volume import confirmed_volumes
 from orchestrator.analysis.kept import SHARE
 from orchestrator.analysis.summary import CellSummary, ForgetSetSummary, SweepSummary, TrialSummary, summarize
-from orchestrator.analysis.volume import measure
 from orchestrator.analysis.words import duration
 from orchestrator.analysis.words import measure as axes
 from orchestrator.tracking.sweep_log import load_sweep
@@ -143,30 +143,35 @@ def record(folder: Path) -> dict[str, Any]:
 def _forget_set(sweep: SweepSummary, group: ForgetSetSummary) -> dict[str, Any]:
     again = {trial.confirms: trial.objectives for trial in group.confirmations if trial.number is None}
     before, retain_model = again.get(f"before/{group.name}"), again.get(f"retain_model/{group.name}")
-    box = measure(sweep.objectives, before, retain_model).box
+    volumes = {one.method: one.seeds for one in confirmed_volumes(sweep, group)}
     return {
         "axes of the search": axes(group, sweep.objectives),
         "before": _scores(group.before),
         "retain model": _scores(group.retain_model),
         "before, held out": before,
         "retain model, held out": retain_model,
-        "methods": {cell.method: _cell(sweep, group, cell, box, before) for cell in group.cells},
+        "methods": {
+            cell.method: _cell(sweep, group, cell, volumes.get(cell.method, ()), before) for cell in group.cells
+        },
     }
 
 
 def _cell(
-    sweep: SweepSummary, group: ForgetSetSummary, cell: CellSummary, box: Any, before: tuple[float, ...] | None
+    sweep: SweepSummary,
+    group: ForgetSetSummary,
+    cell: CellSummary,
+    volumes: Sequence[float],
+    before: tuple[float, ...] | None,
 ) -> dict[str, Any]:
     table = confirmation_table(sweep, group)
     rows = [row for row in (table.finalists if table else ()) if row.trial.method == cell.method]
-    volumes = [box.hypervolume(points) for points in by_seed(group, rows)]
     interval = cell.volume.interval if cell.volume else None
     return {
         "counts": {state: amount for state, amount in cell.counts.items() if amount},
         "hypervolume of the search": cell.hypervolume,
         "its interval": None if interval is None else [interval.low, interval.high],
         "finalists": len(rows),
-        "confirmed hypervolume by seed": volumes,
+        "confirmed hypervolume by seed": list(volumes),
         "confirmed hypervolume": statistics.fmean(volumes) if volumes else None,
         "most forgotten at 95% utility": _kept(rows, before),
         "seconds of a trial, median": _median([trial.seconds for trial in cell.trials if trial.seconds]),

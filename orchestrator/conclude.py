@@ -26,25 +26,25 @@ def conclude(storage: Storage, tracking_uri: str, log: SweepLog, pump: Pump[Any]
     fronts = {trial.key for group in summary.forget_sets for trial in group.front}
     pages: list[str] = []
     registered: list[str] = []
+    ended: list[bool] = []
     pump.then(lambda view: view.mark_front(fronts))
     pump.then(lambda view: view.log_report(report))
     pump.then(lambda view: pages.append(view.write_page()))
     pump.then(lambda view: registered.extend(view.register(log, winning_keys(summary))))
+    pump.then(lambda view: ended.append(True))
     console.print(render_summary(summary))
     console.print(f"\nreport   {report}")
     if (key := _best_with_weights(summary)) is not None:
         place = shlex.quote(join(str(storage), f"trials/{key}"))
         console.print(f"export   {sys.executable} -m orchestrator.export {place} DEST")
-    if left := pump.close(_CLOSE_SECONDS):
-        console.print(
-            f"MLflow   {left} records are not there yet; later:  {sys.executable} -m orchestrator.sync {folder}"
-        )
+    left = pump.close(_CLOSE_SECONDS)
+    if left or not ended:
+        missing = f"{left} records" if left else "report, charts and winners"
+        console.print(f"MLflow   {missing} are not there yet; later:  {sys.executable} -m orchestrator.sync {folder}")
         return
     from orchestrator.sync import how_to_open  # noqa: PLC0415
 
-    console.print(
-        "MLflow   " + how_to_open(tracking_uri, pages[0] if pages else "", registered).replace("\n", "\n         ")
-    )
+    console.print("MLflow   " + how_to_open(tracking_uri, pages[0], registered).replace("\n", "\n         "))
 
 
 def _best_with_weights(summary: SweepSummary) -> str | None:

@@ -1,28 +1,12 @@
 """What a search reaches with most seeds, not with its luckiest: empirical attainment surfaces."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import moocore
 import numpy as np
 from numpy.typing import ArrayLike
 
 from orchestrator.analysis.pareto import Direction, Points, as_costs, checked_points
-
-
-@dataclass(frozen=True, slots=True)
-class Attainment:
-    """The surfaces that at least one, at least half, and all of the runs attain, each as its corner points (K, M)."""
-
-    best: Points
-    median: Points
-    worst: Points
-
-
-def attainment(runs: Sequence[ArrayLike], directions: Sequence[Direction]) -> Attainment:
-    """Best, median and worst surface of `runs`, arrays (N, M) of one seed each. ValueError: as below."""
-    levels = (1, (len(runs) + 1) // 2, len(runs))
-    return Attainment(*(attainment_surface(runs, level, directions) for level in levels))
 
 
 def attainment_surface(runs: Sequence[ArrayLike], at_least: int, directions: Sequence[Direction]) -> Points:

@@ -14,6 +14,7 @@ from orchestrator.analysis import confirmation, words
 from orchestrator.analysis.answers import side_by_side
 from orchestrator.analysis.chains import OVER_TASKS, task_chains
 from orchestrator.analysis.confirmation_plots import confirmation_figures
+from orchestrator.analysis.confirmed_volume import confirmed_volumes
 from orchestrator.analysis.cost import cost_figure, cost_tables
 from orchestrator.analysis.downstream import downstream_table
 from orchestrator.analysis.headline import finding, headline
@@ -21,7 +22,7 @@ from orchestrator.analysis.influence import FEWEST_COMPLETE, settings
 from orchestrator.analysis.kept import SHARE, best_kept
 from orchestrator.analysis.palette import BASELINE_COLORS, DARK_BASELINE_COLORS, method_colors, on_dark
 from orchestrator.analysis.plots import axis_titles, figures, slice_axes
-from orchestrator.analysis.summary import SweepSummary, TrialSummary
+from orchestrator.analysis.summary import ForgetSetSummary, SweepSummary, TrialSummary
 from orchestrator.analysis.task_plots import task_figures
 from orchestrator.analysis.trial_table import trial_table
 from orchestrator.analysis.volume import FEWEST_ENDED
@@ -87,6 +88,7 @@ def render(summary: SweepSummary) -> str:
             over_tasks=OVER_TASKS,
             downstream=[downstream_table(group) for group in summary.forget_sets],
             confirmations=confirmations,
+            confirmed_volumes=[confirmed_volumes(summary, group) for group in summary.forget_sets],
             key_metrics=key_metrics(summary),
             measures=[words.measure(group, summary.objectives) for group in summary.forget_sets],
             kept=[best_kept(group, summary.objectives) for group in summary.forget_sets],
@@ -161,6 +163,7 @@ def _facts(summary: SweepSummary) -> list[tuple[str, str]]:
         ("Convention", str(convention) if convention else "not recorded"),
         ("Scenario", _described(config.get("scenario"))),
         ("Model", _described(config.get("model"))),
+        ("Data", "; ".join(_rows(group) for group in summary.forget_sets if group.data is not None)),
         ("Objectives", "; ".join(objectives)),
         ("Budget", budget),
         ("Trials", states),
@@ -172,6 +175,15 @@ def _facts(summary: SweepSummary) -> list[tuple[str, str]]:
         ("Versions", ", ".join(f"{name} {version}" for name, version in summary.versions.items())),
     ]
     return [(label, text or "none recorded") for label, text in facts]
+
+
+def _rows(group: ForgetSetSummary) -> str:
+    """How many rows of what, and the beginnings of their digests, which MLflow and the journal hold in full."""
+    assert group.data is not None
+    parts = {"forget": group.data.forget, "retain": group.data.retain}
+    parts |= {f"questions {name}": rows for name, rows in group.data.questions.items()}
+    said = [f"{name} {rows.num_rows} ({rows.sha256[:12]})" for name, rows in parts.items()]
+    return f"{group.name} of {group.data.source}: {', '.join(said)}"
 
 
 def _described(value: Any) -> str:

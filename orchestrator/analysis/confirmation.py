@@ -6,14 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.stats import t as student
 
 from orchestrator.analysis.pareto import Direction, Points, front
 from orchestrator.analysis.summary import UNFINISHED, CellSummary, ForgetSetSummary, SweepSummary, TrialSummary
 from orchestrator.analysis.words import count, listed, score, words
 from orchestrator.tracking.confirmation import chosen, most_finalists, num_seeds
+from orchestrator.tracking.journal import ObjectiveRecord
 
 Row = tuple[float, ...]
-BEYOND = 2  # standard errors: a smaller mean shift is not called one
+LEVEL = 0.95  # of the interval of a mean shift: one that holds 0 is not called a shift
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +81,18 @@ def confirmed(sweep: SweepSummary, key: str) -> Confirmed | None:
 
 
 def by_seed(group: ForgetSetSummary, finalists: Iterable[Confirmed]) -> list[Points]:
-    """Objectives (N, M) of the complete runs of these finalists, one array for each seed, by its name."""
-    keys, found = {row.trial.key for row in finalists}, dict[str, list[Row]]()
+    """Objectives (N, M) of the complete runs of these finalists, one array for each seed, by its name.
+
+    Empty (0, M) for a seed whose runs have all ended and none is complete: such a seed attains nothing.
+    """
+    keys, found, num_objectives = {row.trial.key for row in finalists}, dict[str, list[Row]](), 0
     for run in group.confirmations:
-        if run.confirms in keys and run.is_comparable and run.objectives is not None:
-            found.setdefault(run.key.rpartition("/")[2], []).append(run.objectives)
-    return [np.array(points) for _, points in sorted(found.items())]
+        if run.confirms in keys and run.state != UNFINISHED:
+            values = found.setdefault(run.key.rpartition("/")[2], [])
+            if run.is_comparable and run.objectives is not None:
+                values.append(run.objectives)
+                num_objectives = len(run.objectives)
+    return [np.array(points).reshape(len(points), num_objectives) for _, points in sorted(found.items())]
 
 
 def in_words(sweep: SweepSummary) -> str:
@@ -93,7 +101,7 @@ def in_words(sweep: SweepSummary) -> str:
     if not finalists:
         return ""
     ended, planned = sum(row.num_ended for row in finalists), sum(row.num_planned for row in finalists)
-    sentences = [_flattered(sweep, known), _compared(sweep, tables)] if known else []
+    sentences = _flattered(sweep, tables, known) if known else []
     settled = [row for row in finalists if row.stays is not None]
     if leave := sum(row.stays is False for row in settled):
         which = "leaves its" if leave == 1 else "leave their"
@@ -105,6 +113,8 @@ def in_words(sweep: SweepSummary) -> str:
         sentences.append(f"{count(lost, 'finalist')} {verb} not confirmed: none of {whose} runs is complete.")
     if broken := ended - sum(row.num_complete for row in finalists):
         sentences.append(f"{broken} of {count(ended, 'such run')} did not complete.")
+    if stale := sum(_num_left_out(group, table) for group, table in zip(_confirmed_groups(sweep), tables, strict=True)):
+        sentences.append(f"Left out: {count(stale, 'run')} of trials that are no finalists any more.")
     if ended < planned:
         sentences.append(f"Confirmation is not finished: {ended} of {count(planned, 'run')} have ended.")
     return " ".join(sentence for sentence in sentences if sentence)
@@ -112,12 +122,12 @@ def in_words(sweep: SweepSummary) -> str:
 
 def verdict(sweep: SweepSummary) -> str:
     """What `in_words` comes to, as half a sentence; empty where nothing was run to confirm the search."""
-    _, finalists, known = _found(sweep)
+    tables, finalists, known = _found(sweep)
     if not finalists:
         return ""
     if not known:
         return "nothing is confirmed yet"
-    beyond, *_ = _worse(sweep, known)
+    beyond, *_ = _worse(_changes(sweep, tables, known))
     found = f"flattered itself in {listed(beyond)}" if beyond else "did not clearly flatter itself"
     so_far = " so far" if any(row.num_ended < row.num_planned for row in finalists) else ""
     return f"by fresh seeds and other questions the search {found}{so_far}"
@@ -125,9 +135,18 @@ def verdict(sweep: SweepSummary) -> str:
 
 def _found(sweep: SweepSummary) -> tuple[list[ConfirmationTable], list[Confirmed], list[Confirmed]]:
     """All tables, their finalists, and those of them with a complete run."""
-    tables = [table for group in sweep.forget_sets if (table := confirmation_table(sweep, group))]
+    tables = [table for group in _confirmed_groups(sweep) if (table := confirmation_table(sweep, group))]
     finalists = [row for table in tables for row in table.finalists]
     return tables, finalists, [row for row in finalists if row.mean is not None]
+
+
+def _confirmed_groups(sweep: SweepSummary) -> list[ForgetSetSummary]:
+    return [group for group in sweep.forget_sets if group.confirmations]
+
+
+def _num_left_out(group: ForgetSetSummary, table: ConfirmationTable) -> int:
+    keys = {row.trial.key for row in (*table.finalists, *table.baselines)}
+    return sum(run.confirms not in keys for run in group.confirmations)
 
 
 def worse(shift: float, direction: Direction) -> bool:
@@ -159,60 +178,110 @@ def _with_fronts(rows: Sequence[Confirmed], directions: Sequence[Direction]) -> 
     return [replace(row, stays=None if row.mean is None else place in best) for place, row in enumerate(rows)]
 
 
-def _flattered(sweep: SweepSummary, known: Sequence[Confirmed]) -> str:
-    said = [
-        f"{words(goal.metric)} is {_in_words(shift, goal.direction, _standard_error(known, place))}"
-        for place, (goal, shift) in enumerate(zip(sweep.objectives, _mean_shifts(known), strict=True))
-    ]
-    beyond, within, untold = _worse(sweep, known)
-    ends = [f"the search flattered itself in {listed(beyond)}"] if beyond else []
-    ends += [f"the difference in {listed(within)} is within noise, twice the standard error"] if within else []
-    ends += [f"one run cannot tell whether the difference in {listed(untold)} is noise"] if untold else []
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """The mean change of an objective from the search's value; `margin`: half of its 95% interval, None for one run."""
+
+    objective: ObjectiveRecord
+    mean: float
+    margin: float | None
+
+    @property
+    def is_worse(self) -> bool:
+        return worse(self.mean, self.objective.direction)
+
+    @property
+    def is_beyond_noise(self) -> bool:
+        return self.margin is not None and abs(self.mean) > self.margin
+
+
+def _flattered(sweep: SweepSummary, tables: Sequence[ConfirmationTable], known: Sequence[Confirmed]) -> list[str]:
+    changes, before = _changes(sweep, tables, known), _before(tables)
     who = f"the {count(len(known), 'finalist')}" if len(known) > 1 else "the finalist"
     on_average = " on average" if len(known) > 1 else ""
-    return (
-        f"With fresh seeds and on questions that the search never asked, {listed(said)} than it said of {who}"
-        f"{on_average}: {'; '.join(ends) or 'the search did not flatter itself'}."
-    )
+    plain = zip(sweep.objectives, _mean_shifts(known), strict=True) if before else ()
+    said = [f"{words(goal.metric)} is {_in_words(shift, goal.direction)}" for goal, shift in plain]
+    said = said or [_changed(change) for change in changes]
+    first = f"With fresh seeds and on questions that the search never asked, {listed(said)} than it said of {who}"
+    if not before:
+        return [f"{first}{on_average}: {_judged(changes)}."]
+    beyond = listed([_changed(change) for change in changes])
+    return [f"{first}{on_average}.", _compared(sweep, before), f"Beyond that, {beyond}: {_judged(changes)}."]
 
 
-def _worse(sweep: SweepSummary, known: Sequence[Confirmed]) -> tuple[list[str], list[str], list[str]]:
+def _changes(sweep: SweepSummary, tables: Sequence[ConfirmationTable], known: Sequence[Confirmed]) -> list[_Change]:
+    """Over the finalists, or over the runs of a single one, beyond what the other questions do to a model that nobody
+    selected, where there is one: easier questions would hide what luck was in the search.
+
+    All finalists are asked the same questions and have the same seeds: what these alone do to all of them is not in the
+    margins.
+    """
+    shifts = _beyond_questions(tables)
+    changes = []
+    for place, goal in enumerate(sweep.objectives):
+        values = [shift[place] for shift in shifts]
+        number, deviation = len(values), statistics.stdev(values) if len(values) > 1 else 0.0
+        if number == 1 and known[0].deviation is not None:
+            number, deviation = known[0].num_complete, known[0].deviation[place]
+        margin = float(student.ppf((1 + LEVEL) / 2, number - 1)) * deviation / math.sqrt(number) if number > 1 else None
+        changes.append(_Change(goal, statistics.fmean(values), margin))
+    return changes
+
+
+def _beyond_questions(tables: Sequence[ConfirmationTable]) -> list[Row]:
+    """The shift of each finalist, less that of the model before unlearning on the same forget set where all have it."""
+    subtract, shifts = bool(_before(tables)), list[Row]()
+    for table in tables:
+        (plain,) = [row.shift for row in _before([table])] if subtract and _is_known(table) else [None]
+        for row in table.finalists:
+            if row.shift is not None:
+                shifts.append(tuple(a - b for a, b in zip(row.shift, plain or (0.0,) * len(row.shift), strict=True)))
+    return shifts
+
+
+def _before(tables: Sequence[ConfirmationTable]) -> list[Confirmed]:
+    """The models before unlearning, of each forget set with a confirmed finalist; none where one of them has none."""
+    found = [[row for row in t.baselines if row.trial.method == "before" and row.mean] for t in tables if _is_known(t)]
+    return [rows[0] for rows in found] if all(found) else []
+
+
+def _is_known(table: ConfirmationTable) -> bool:
+    return any(row.mean is not None for row in table.finalists)
+
+
+def _changed(change: _Change) -> str:
+    return f"{words(change.objective.metric)} is {_in_words(change.mean, change.objective.direction, change.margin)}"
+
+
+def _judged(changes: Sequence[_Change]) -> str:
+    beyond, within, untold = _worse(changes)
+    ends = [f"the search flattered itself in {listed(beyond)}"] if beyond else []
+    ends += [f"the difference in {listed(within)} is within noise"] if within else []
+    ends += [f"one run cannot tell whether the difference in {listed(untold)} is noise"] if untold else []
+    return "; ".join(ends) or "the search did not clearly flatter itself"
+
+
+def _worse(changes: Sequence[_Change]) -> tuple[list[str], list[str], list[str]]:
     """The objectives that are worse on average: by more than noise, within noise, and where there is no telling."""
     beyond, within, untold = (list[str]() for _ in range(3))
-    for place, (goal, shift) in enumerate(zip(sweep.objectives, _mean_shifts(known), strict=True)):
-        error = _standard_error(known, place)
-        if worse(shift, goal.direction):
-            group = untold if error is None else beyond if abs(shift) > BEYOND * error else within
-            group.append(words(goal.metric))
+    for change in changes:
+        if change.is_worse:
+            group = untold if change.margin is None else beyond if change.is_beyond_noise else within
+            group.append(words(change.objective.metric))
     return beyond, within, untold
 
 
-def _standard_error(known: Sequence[Confirmed], place: int) -> float | None:
-    """Of the mean shift in one objective: over the finalists, or over the runs of a single one; None for one run.
-
-    All finalists are asked the same questions and have the same seeds: what these alone do to all of them is not in it.
-    """
-    shifts = [row.shift[place] for row in known if row.shift is not None]
-    if len(shifts) > 1:
-        return statistics.stdev(shifts) / math.sqrt(len(shifts))
-    (row,) = known
-    return None if row.deviation is None else row.deviation[place] / math.sqrt(row.num_complete)
-
-
-def _compared(sweep: SweepSummary, tables: Iterable[ConfirmationTable]) -> str:
+def _compared(sweep: SweepSummary, before: Sequence[Confirmed]) -> str:
     """By how much the two parts of the questions differ for a model that was not selected."""
-    before = [row for table in tables for row in table.baselines if row.trial.method == "before" and row.mean]
-    if not before:
-        return ""
     pairs = zip(sweep.objectives, _mean_shifts(before), strict=True)
     said = [f"{words(goal.metric)} is {_in_words(shift, goal.direction)}" for goal, shift in pairs]
     return f"Of the model before unlearning, which was not selected, {listed(said)} on these questions than on those."
 
 
-def _in_words(shift: float, direction: Direction, error: float | None = None) -> str:
+def _in_words(shift: float, direction: Direction, margin: float | None = None) -> str:
     if not round(shift, 3):
         return "no different"
-    give_or_take = "" if error is None else f" ± {score(error)}"
+    give_or_take = "" if margin is None else f" ± {score(margin)}"
     return f"{score(abs(shift))}{give_or_take} {'worse' if worse(shift, direction) else 'better'}"
 
 

@@ -30,12 +30,12 @@ class CostTable:
 
 
 def cost_tables(sweep: SweepSummary) -> list[CostTable]:
-    """Seconds and, where there were GPUs, GPU-seconds of a trial; none where there is one forget set or no trial ended.
+    """Seconds and, where there were GPUs, GPU-seconds of a trial; none where no trial is complete.
 
     Forget sets whose size no record says come last.
     """
     groups = tuple(sorted(sweep.forget_sets, key=lambda group: (group.num_rows is None, group.num_rows or 0)))
-    if len(groups) < 2 or not sum(group.counts["COMPLETE"] for group in groups):
+    if not sum(group.counts["COMPLETE"] for group in groups):
         return []
     tables = [_table("Time of a trial", sweep, groups, lambda trial: trial.seconds)]
     if sweep.gpu_seconds:

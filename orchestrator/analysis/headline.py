@@ -1,6 +1,7 @@
 """What a sweep found: in three sentences for all of it, and in one paragraph for each forget set."""
 
 from orchestrator.analysis.confirmation import verdict
+from orchestrator.analysis.confirmed_volume import confirmed_volumes
 from orchestrator.analysis.resampling import Interval
 from orchestrator.analysis.summary import CellSummary, ForgetSetSummary, SweepSummary, TrialSummary
 from orchestrator.analysis.words import count, interval, listed, score, settings, short_names, words
@@ -24,22 +25,50 @@ def finding(summary: SweepSummary, group: ForgetSetSummary) -> str:
         return ""
     first, *others = cells
     lead = _lead(first, others) if others else f"{first.method} is the only method with a complete trial"
-    return f"{lead}. Its knee{_offer(summary, group, first)}."
+    who = f"{first.method}'s" if others and _are_level(first, others[0]) else "Its"
+    return f"{lead}. {who} knee{_offer(summary, group, first)}.{_confirmed(summary, group, first)}"
+
+
+def _confirmed(summary: SweepSummary, group: ForgetSetSummary, first: CellSummary) -> str:
+    """What the hypervolumes of the confirmation say of the leader of the search."""
+    found = confirmed_volumes(summary, group)
+    if len(found) < 2:
+        return ""
+    best = found[0]
+    range_ = f", {score(min(best.seeds))} to {score(max(best.seeds))} over {count(len(best.seeds), 'seed')}"
+    said = f" Confirmed, {best.method} leads ({score(best.mean)}{range_ if len(best.seeds) > 1 else ''})"
+    place = next((place for place, one in enumerate(found, 1) if one.method == first.method), None)
+    if place is None:
+        return f"{said}; {first.method} is not confirmed."
+    instead = (
+        "" if place == 1 else f"; {first.method} has {score(found[place - 1].mean)}, place {place} of {len(found)}"
+    )
+    return f"{said}{instead}."
 
 
 def _leaders(groups: list[ForgetSetSummary]) -> str:
     led: dict[str, list[str]] = {}
-    contested = []
+    contested, level = [], []
     for group in groups:
         first, *others = [cell for cell in group.ranking if cell.knee]
+        if tied := [other.method for other in others if _are_level(first, other)]:
+            level.append(f"{listed([first.method, *tied])} are level on {group.name}")
+            continue
         led.setdefault(first.method, []).append(group.name)
         if others:
             contested.append((first, others))
+    if not led:
+        return f"by hypervolume {listed(level)}"
     if not contested:
         return f"{listed(list(led))} {'is' if len(led) == 1 else 'are each'} the only method with a complete trial"
     ahead = listed([f"{method} on {listed(names)}" for method, names in led.items()])
     verb = "leads" if len(led) == 1 else "lead"
-    return f"by hypervolume {ahead} {verb}, {_how_surely(contested)}"
+    return f"by hypervolume {ahead} {verb}, {_how_surely(contested)}{'; ' if level else ''}{listed(level)}"
+
+
+def _are_level(one: CellSummary, other: CellSummary) -> bool:
+    """By what the page shows."""
+    return score(one.hypervolume) == score(other.hypervolume)
 
 
 def _how_surely(contested: list[tuple[CellSummary, list[CellSummary]]]) -> str:
@@ -68,6 +97,8 @@ def _offer(summary: SweepSummary, group: ForgetSetSummary, cell: CellSummary) ->
 
 
 def _lead(first: CellSummary, others: list[CellSummary]) -> str:
+    if tied := [other.method for other in others if _are_level(first, other)]:
+        return f"{listed([first.method, *tied])} are level by hypervolume ({score(first.hypervolume)})"
     margin = f"{score(first.hypervolume)} against {score(others[0].hypervolume)} for {others[0].method}"
     return f"{first.method} leads by hypervolume ({margin}){_luck(first, others)}"
 
@@ -113,7 +144,19 @@ def _cautions(summary: SweepSummary) -> str:
         cautions.append(f"no trial is complete on {listed(silent)}")
     if confirmed := verdict(summary):
         cautions.append(confirmed)
+    if instead := _overturned(summary):
+        cautions.append(f"confirmed, {listed(instead)} instead")
     return "; ".join(cautions)
+
+
+def _overturned(summary: SweepSummary) -> list[str]:
+    """Where another method has the largest hypervolume once the finalists are confirmed."""
+    found = []
+    for group in summary.forget_sets:
+        confirmed, ranking = confirmed_volumes(summary, group), [cell for cell in group.ranking if cell.knee]
+        if len(confirmed) > 1 and confirmed[0].method != ranking[0].method:
+            found.append(f"{confirmed[0].method} leads on {group.name}")
+    return found
 
 
 def _states(summary: SweepSummary) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from orchestrator.analysis.constraints import Constraint, best_at
 from orchestrator.analysis.summary import CellSummary, ForgetSetSummary, TrialSummary
-from orchestrator.analysis.volume import measures_forgetting
+from orchestrator.analysis.volume import measures_forgetting, measures_utility
 from orchestrator.tracking.journal import ObjectiveRecord
 
 SHARE = 0.95  # of the value before unlearning
@@ -31,7 +31,7 @@ def best_kept(group: ForgetSetSummary, objectives: Sequence[ObjectiveRecord]) ->
     What is to be kept are the objectives that do not measure forgetting and of which more is better.
     """
     aims = [i for i, objective in enumerate(objectives) if measures_forgetting(objective)]
-    kept = [i for i, o in enumerate(objectives) if i not in aims and o.direction == "maximize"]
+    kept = [i for i, objective in enumerate(objectives) if measures_utility(objective)]
     before = group.before.objectives if group.before and group.before.is_placed else None
     if not aims or not kept or before is None or min(before[i] for i in kept) < 0:
         return None

@@ -89,8 +89,8 @@ def _check(sweeps: Mapping[str, SweepSummary]) -> None:
 
 
 def _is_unknown(key: str, *sweeps: Mapping[str, Any]) -> bool:
-    """Whether it is a judge, and one of the sweeps has no score yet that names any; or rows that one has not."""
-    if key.startswith("data."):
+    """Whether it is a judge that no score of one of the sweeps names yet, or rows or a retain model that one lacks."""
+    if key.startswith(("data.", "model.retain_models.")):
         return not all(key in sweep for sweep in sweeps)
     return key.startswith("judges.") and not all(any(name.startswith("judges.") for name in sweep) for sweep in sweeps)
 
@@ -104,7 +104,8 @@ def measured(sweep: SweepSummary) -> dict[str, Any]:
         "scenario": sweep.config.get("scenario"),
         "evaluation": sweep.config.get("evaluation"),
         "judges": {role: list(models) for role, models in sweep.judges.items()},
-        "model": {key: model.get(key) for key in ("target", "template")},
+        # Forget Quality and hypervolumes are measured against the retain model.
+        "model": {key: model.get(key) for key in ("target", "template", "retain_models")},
         "train": {"convention": train.get("convention")},
         "data": {group.name: _digests(group.data) for group in sweep.forget_sets if group.data is not None},
         "confirm": {"held_out": asked if asked is not None else 0.5 if confirm.get("seeds") else None},

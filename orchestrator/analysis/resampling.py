@@ -1,4 +1,4 @@
-"""How much of a hypervolume is luck: over the trials of one search, and over searches with other seeds."""
+"""How much of a hypervolume is luck, over the trials of one search."""
 
 from typing import NamedTuple
 
@@ -43,18 +43,6 @@ def subset_interval(
     drawn = np.random.default_rng(seed).permuted(rows, axis=1)[:, :size]
     volume = moocore.Hypervolume(ref=np.zeros(points.shape[1]), maximise=True)
     return _middle(np.array([volume(points[rows]) for rows in drawn]))
-
-
-def mean_interval(volumes: ArrayLike, *, num_draws: int = NUM_DRAWS, seed: int = 0) -> Interval:
-    """Percentile bootstrap at 95% of the mean of `volumes` (N,), one of each of N independent runs: seeds.
-
-    N of N are drawn with replacement, which is right for a mean, though narrow below about ten runs. ValueError: no
-    volumes, or one that is not finite.
-    """
-    values = np.asarray(volumes, dtype=float)
-    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise ValueError(f"volumes must be finite numbers, at least one, but got {volumes!r}")
-    return _middle(np.random.default_rng(seed).choice(values, (num_draws, len(values))).mean(axis=1))
 
 
 def _middle(values: NDArray[np.float64]) -> Interval:

@@ -16,6 +16,7 @@ from orchestrator.tracking.journal import (
     DataRecord,
     ExampleAnswer,
     ObjectiveRecord,
+    SweepStarted,
     TaskFinished,
     TrialState,
 )
@@ -192,7 +193,7 @@ def summarize(log: SweepLog) -> SweepSummary:
     return SweepSummary(
         name=header.name,
         seed=header.seed,
-        command=header.command,
+        command=log.sittings[0].command,
         state=log.ended.state if log.ended else "running or cut off",
         methods=_in_order([cell.method for cell in header.cells] + [trial.method for trial in searched]),
         objectives=header.objectives,
@@ -205,9 +206,17 @@ def summarize(log: SweepLog) -> SweepSummary:
         gpu_seconds=log.spent()[1],
         last_time=max(times, default=header.time),
         judges=_judges(log.trials.values()),
-        versions=header.versions,
+        versions=_versions(log.sittings),
         config=header.config,
     )
+
+
+def _versions(sittings: Sequence[SweepStarted]) -> dict[str, str]:
+    """Of each package: its version, or those of one sitting after another where they differ."""
+    names = _in_order([name for sitting in sittings for name in sitting.versions])
+    return {
+        name: ", then ".join(_in_order([s.versions[name] for s in sittings if name in s.versions])) for name in names
+    }
 
 
 def by_forget_set(

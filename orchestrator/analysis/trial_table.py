@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 from orchestrator.analysis.summary import SweepSummary, TrialSummary
 from orchestrator.analysis.words import number, short_names, words
+from orchestrator.tracking.journal import TrialState
 
 Value = float | int | str | bool | None
 
@@ -46,7 +47,8 @@ def trial_table(sweep: SweepSummary) -> dict[str, Any]:
 
 
 def _row(sweep: SweepSummary, trial: TrialSummary) -> list[Value]:
-    scores = trial.objectives or (None,) * len(sweep.objectives)
+    # A diverged trial has the worst scores that there are, a pruned one those of a rung: neither is a result.
+    scores = (trial.objectives if trial.state == TrialState.COMPLETE else None) or (None,) * len(sweep.objectives)
     times = [trial.seconds, *([trial.gpu_seconds] if sweep.gpu_seconds else [])]
     settings = [trial.params.get(name) for name in sweep.params]
     values = [trial.key, trial.state.lower(), *scores, *settings, *times, trial.error]

@@ -54,6 +54,11 @@ def measures_forgetting(objective: ObjectiveRecord) -> bool:
     return objective.metric.startswith("forget")
 
 
+def measures_utility(objective: ObjectiveRecord) -> bool:
+    """Whether the objective says what the model is still good for: of which more is better, and not forgetting."""
+    return not measures_forgetting(objective) and objective.direction == "maximize"
+
+
 def measure(
     objectives: Sequence[ObjectiveRecord],
     before: tuple[float, ...] | None,

@@ -102,11 +102,13 @@ class SweepLog:
     rungs: list[RungReached] = field(default_factory=list)
     ended: SweepEnded | None = None
     keeps_steps: bool = True
+    sittings: list[SweepStarted] = field(default_factory=list)
     _cells: dict[tuple[str, str], dict[str, TrialLog]] = field(default_factory=dict)  # the same trials, found faster
     _spent: Spent = field(default_factory=Spent)
 
     def __post_init__(self) -> None:
         """The first sitting began with the header."""
+        self.sittings.append(self.header)
         self._spent.since = self._spent.last = self.header.time
 
     def baseline(self, kind: str, forget_set: str) -> TrialLog | None:
@@ -132,6 +134,7 @@ class SweepLog:
         match record:
             case SweepStarted():
                 self.header, self.ended = record, None
+                self.sittings.append(record)
             case SweepEnded():
                 self.ended = record
             case TrialStarted(key=key):  # a trial that was cut off starts again from nothing

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_pareto import COORDINATES, DOWN, UP
 
-from orchestrator.analysis.attainment import attainment, attainment_surface
+from orchestrator.analysis.attainment import attainment_surface
 from orchestrator.analysis.pareto import front
 
 
@@ -42,20 +42,19 @@ def test_the_best_surface_is_the_front_of_all_runs(case):
     runs, directions = case
     every = np.array([row for run in runs for row in run]).reshape(-1, len(directions))
     expected = sorted({*map(tuple, every[front(every, directions)])})
-    assert [*map(tuple, attainment(runs, directions).best)] == expected
+    assert [*map(tuple, attainment_surface(runs, 1, directions))] == expected
 
 
 def test_three_seeds_by_hand():
     runs = [[[0.2, 0.8], [0.8, 0.2]], [[0.5, 0.5]], [[0.6, 0.6]]]
-    found = attainment(runs, [UP, UP])
-    assert found.best.tolist() == [[0.2, 0.8], [0.6, 0.6], [0.8, 0.2]]
-    assert found.median.tolist() == [[0.2, 0.6], [0.5, 0.5], [0.6, 0.2]]
-    assert found.worst.tolist() == [[0.2, 0.5], [0.5, 0.2]]
+    best, median, worst = (attainment_surface(runs, level, [UP, UP]).tolist() for level in (1, 2, 3))
+    assert best == [[0.2, 0.8], [0.6, 0.6], [0.8, 0.2]]
+    assert median == [[0.2, 0.6], [0.5, 0.5], [0.6, 0.2]]
+    assert worst == [[0.2, 0.5], [0.5, 0.2]]
 
 
 def test_a_run_without_points_attains_nothing():
-    found = attainment([[[0.2, 0.8]], []], [UP, UP])
-    assert (len(found.best), len(found.median), len(found.worst)) == (1, 1, 0)
+    assert [len(attainment_surface([[[0.2, 0.8]], []], level, [UP, UP])) for level in (1, 2)] == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +63,7 @@ def test_a_run_without_points_attains_nothing():
         (lambda: attainment_surface([[[1.0]]], 1, [UP]), "2 or 3 objectives, but got 1"),
         (lambda: attainment_surface([[[1.0] * 4]], 1, [UP] * 4), "2 or 3 objectives, but got 4"),
         (lambda: attainment_surface([[[1.0, 2.0]]], 2, [UP, UP]), "number of runs, 1, but got 2"),
-        (lambda: attainment([], [UP, UP]), "number of runs, 0"),
+        (lambda: attainment_surface([], 1, [UP, UP]), "number of runs, 0"),
         (lambda: attainment_surface([[[1.0, np.inf]]], 1, [UP, UP]), "infinity"),
         (lambda: attainment_surface([[[1.0, np.nan]]], 1, [UP, UP]), "NaN"),
     ],

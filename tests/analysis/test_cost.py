@@ -37,10 +37,13 @@ def test_an_older_journal_has_the_table_alone(tmp_path):
     assert [group.num_rows for group in table.groups] == [40, None] and cost_figure(table) is None
 
 
-def test_one_forget_set_has_no_such_table(tmp_path):
+def test_one_forget_set_has_a_table_and_no_curve(tmp_path):
     cells = (cell("A", "f"),)
-    folder = write_records(tmp_path, [header(cells=cells), started("A", "f", 0), finished("A/f/0", (0.5, 0.5))])
-    assert cost_tables(summarize(load_sweep(folder))) == []
+    records = [header(cells=cells), started("A", "f", 0)]
+    assert cost_tables(summarize(load_sweep(write_records(tmp_path / "none", records)))) == []
+    folder = write_records(tmp_path / "one", [*records, finished("A/f/0", (0.5, 0.5))])
+    (table,) = cost_tables(summarize(load_sweep(folder)))
+    assert dict(table.rows)["A"][0].median == 39.5 and cost_figure(table) is None
 
 
 def test_gpu_time_has_a_table_of_its_own(tmp_path):

@@ -80,9 +80,20 @@ def test_a_sweep_without_results(tmp_path):
 def test_what_the_confirmation_comes_to(tmp_path):
     whole, part = confirmed(), confirmed()[:-2]
     assert headline(summary_of(tmp_path / "whole", whole)).endswith(
-        "; by fresh seeds and other questions the search did not clearly flatter itself."
+        "; by fresh seeds and other questions the search did not clearly flatter itself; "
+        "confirmed, B leads on f instead."
     )
-    assert headline(summary_of(tmp_path / "part", part)).endswith("flattered itself in model utility so far.")
+    assert headline(summary_of(tmp_path / "part", part)).endswith("did not clearly flatter itself so far.")
+    low = [r for r in whole if r.kind != "trial_finished" or "before" in r.key or "retain" in r.key]
+    low = [*low, *(r.model_copy(update={"objectives": (0.0, 0.1)}) for r in whole if r not in low)]
+    assert "the search flattered itself in model utility." in headline(summary_of(tmp_path / "low", low))
+
+
+def test_equal_hypervolumes_are_no_lead(tmp_path):
+    both = sweep_of(tmp_path, [("A", 0, (0.5, 0.5), {}), ("B", 0, (0.5, 0.5), {})])
+    assert headline(both).startswith("By hypervolume A and B are level on f. On f the knee of A, trial 0, ")
+    assert finding_of(both).startswith("A and B are level by hypervolume (")
+    assert "A's knee, trial 0, reaches" in finding_of(both)
     assert "fresh seeds" not in headline(summary_of(tmp_path / "none", []))
 
 

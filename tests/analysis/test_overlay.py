@@ -102,6 +102,17 @@ def test_other_rows_under_the_same_names_are_refused(two, tmp_path):
     assert [group.num_rows for group in overlay({"old": old, "one": two["one"]}).forget_sets] == [40, 200]
 
 
+def test_other_retain_models_of_one_forget_set_are_refused(tmp_path):
+    one, other, more = ({"forget01": "a"}, {"forget01": "b"}, {"forget01": "a", "forget05": "b"})
+    sweeps = [
+        summary_of(tmp_path / name, config=CONFIG | {"model": CONFIG["model"] | {"retain_models": models}})
+        for name, models in (("one", one), ("other", other), ("more", more))
+    ]
+    with pytest.raises(OverlayError, match=r'model\.retain_models\.forget01 is "a" in one, but "b" in two'):
+        overlay(dict(zip(("one", "two"), sweeps, strict=False)))
+    assert len(overlay({"one": sweeps[0], "more": sweeps[2]}).methods) == 2 * len(sweeps[0].methods)
+
+
 def test_what_no_score_depends_on_may_differ(two, tmp_path):
     config = CONFIG | {"evaluation": {"batch_size": 7}, "resources": {"max_hours": 1}}
     records = [header(config=config, cells=(cell("LLMU", "forget01"),)), started("LLMU", "forget01", 0)]

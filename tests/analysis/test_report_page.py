@@ -17,7 +17,7 @@ from orchestrator.analysis.plots import figures
 from orchestrator.analysis.summary import summarize
 from orchestrator.analysis.terminal import render_summary
 from orchestrator.report import main
-from orchestrator.tracking.journal import ObjectiveRecord, SweepEnded, TrialState
+from orchestrator.tracking.journal import ObjectiveRecord, SweepEnded, TrialState, read_records
 from orchestrator.tracking.sweep_log import load_sweep
 
 HOSTILE = "<script>alert(1)</script><a href='http://evil.example'>&amp;</a>"
@@ -62,6 +62,18 @@ def test_page_holds_the_findings(log, tmp_path):
     trials = data_of(text)["trials"]["rows"]
     assert [row[0] for row in trials] == [trial.key for trial in summarize(log).trials]
     assert sum("MemoryError: rank 1 peaked" in (row[-1] or "") for row in trials) == 2
+
+
+def test_provenance_names_every_sitting_and_the_rows(tmp_path):
+    first, *rest = read_records(next(write_sweep(tmp_path / "sweep").glob("journal")))
+    later = first.model_copy(
+        update={"versions": first.versions | {"torch": "2.14.0"}, "command": "resume", "resumed": True}
+    )
+    page = page_of(load_sweep(write_records(tmp_path / "twice", [first, *rest, later])), tmp_path)
+    text = Page(page).text
+    assert "torch 2.13.0, then 2.14.0" in text and "ray 2.60.1" in text and first.command in text
+    rows = first.data["forget05"]
+    assert f"forget05 of {rows.source}: forget {rows.forget.num_rows} ({rows.forget.sha256[:12]})" in text
 
 
 def test_page_says_what_settings_do(tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from test_pareto import UP, points_and_directions, worst_corner
 
 from orchestrator.analysis.pareto import UnitBox
-from orchestrator.analysis.resampling import Interval, mean_interval, subset_interval
+from orchestrator.analysis.resampling import Interval, subset_interval
 
 UNIT = UnitBox((0.0, 0.0), (1.0, 1.0), (UP, UP))
 
@@ -51,16 +51,6 @@ def test_half_of_the_trials_tell_what_half_the_budget_finds():
     assert sum(low <= mean <= high for low, high in found) >= 85
 
 
-def test_the_interval_of_a_mean_over_seeds():
-    volumes = np.random.default_rng(1).normal(0.6, 0.05, 400)
-    low, high = mean_interval(volumes)
-    assert (low, high) == pytest.approx(
-        (volumes.mean() - 1.96 * 0.05 / 20, volumes.mean() + 1.96 * 0.05 / 20), abs=2e-3
-    )
-    assert mean_interval([0.4]) == (0.4, 0.4)
-    assert mean_interval(volumes, seed=1) == mean_interval(volumes, seed=1) != mean_interval(volumes, seed=2)
-
-
 @given(*[st.tuples(st.integers(0, 4), st.integers(0, 4)).map(sorted)] * 2)
 def test_intervals_overlap_where_they_share_a_number(one, other):
     shared = {*range(one[0], one[1] + 1)} & {*range(other[0], other[1] + 1)}
@@ -74,8 +64,6 @@ def test_intervals_overlap_where_they_share_a_number(one, other):
         (lambda: subset_interval([[1.0, 1.0]], UNIT, size=0), "but got 0"),
         (lambda: subset_interval([[np.nan, 1.0]], UNIT, size=1), "NaN"),
         (lambda: subset_interval([[np.inf, 1.0]], UNIT, size=1), "infinity"),
-        (lambda: mean_interval([]), "at least one"),
-        (lambda: mean_interval([0.5, np.nan]), "finite"),
     ],
 )
 def test_what_cannot_be_drawn_is_an_error(call, message):

@@ -59,6 +59,12 @@ def test_without_weights_nobody_wins():
     assert winning_keys(summarize(log_of(SCORES, *SCORES))) == {"forget05": {}}
 
 
+def test_the_best_in_utility_is_not_the_one_that_relapses_least():
+    relapse = ObjectiveRecord(metric="relapse", direction="minimize", worst=1.0)
+    log = log_of({"a": (0.0, 0.2, 0.3), "b": (0.1, 0.2, 0.9)}, objectives=(relapse, ROUGE, UTILITY))
+    assert winning_keys(summarize(log))["forget05"]["best-utility"] == "GA/forget05/b"
+
+
 def test_there_is_no_best_in_what_no_objective_measures():
     summary = summarize(log_of({"a": (0.5,), "b": (0.7,)}, objectives=(UTILITY,)))
     found = winners(summary.forget_sets[0], summary.objectives)

@@ -98,7 +98,7 @@ function asCsv(shown) {
   return [[trial, ...identity, ...others], ...lines].map((line) => line.map(csvField).join(",")).join("\r\n") + "\r\n";
 }
 // A spreadsheet takes a text that begins like this for a formula, and runs it.
-const formula = /^[=+\-@\t\r]/;
+const formula = /^[=+\-@\t\r\n＝＋－＠]/;
 function csvField(value) {
   if (value === null) return "";
   if (typeof value !== "string") return String(value);
