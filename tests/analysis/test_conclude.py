@@ -1,0 +1,43 @@
+"""The last lines of a sitting: whatever the view has not taken is said, with the command that makes up for it."""
+
+import sys
+
+import pytest
+from rich.console import Console
+from synthetic_sweep import write_sweep
+
+from orchestrator.conclude import conclude
+from orchestrator.storage import Storage
+from orchestrator.tracking.pump import Pump, TrackingError
+from orchestrator.tracking.sweep_log import load_sweep
+
+
+class View:
+    """Takes everything, but for the calls named in `refused`."""
+
+    def __init__(self, refused=()):
+        self.refused = refused
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            if name in self.refused:
+                raise TrackingError(f"MLflow does not {name}")
+            return {"write_page": "#/page", "register": ["tofu-small-forget01"]}.get(name)
+
+        return call
+
+
+@pytest.mark.parametrize("refused", [(), ("mark_front",), ("log_report",), ("write_page",), ("register",)])
+def test_a_view_that_is_not_whole_is_not_offered(refused, tmp_path):
+    folder = write_sweep(tmp_path / "sweep")
+    view, console = View(refused), Console(width=200, record=True, soft_wrap=True)
+    pump = Pump(lambda: view, uri="http://127.0.0.1:1", sweep_dir=folder)
+    conclude(Storage(folder), "http://127.0.0.1:1", load_sweep(folder), pump, console)
+    said = console.export_text()
+    assert (folder / "report.html").is_file()
+    if refused:
+        assert f"report, charts and winners are not there yet; later:  {sys.executable} -m orchestrator.sync" in said
+        assert "Open" not in said
+    else:
+        assert "#/page" in said and "models:/tofu-small-forget01@pareto-knee" in said
+        assert "not there yet" not in said
