@@ -13,7 +13,7 @@ from orchestrator.tuning.spot import on_demand
 
 TOKEN = "~/.ray/auth_token"
 # GiB on the head: of a slot's processes (docs/scale.md), and of Ray, autoscaler, driver and MLflow beside them.
-SLOT_GIB, HEAD_GIB = 1.25, 6
+SLOT_GIB, HEAD_GIB = 0.75, 6
 _LONGEST_IDLE_MINUTES = 60
 
 
