@@ -71,8 +71,7 @@ class SearchConfig(Config):
         "tpe", description="Optuna's sampler; grid: every combination of the choices, in order"
     )
     startup_trials: PositiveInt = Field(
-        5,
-        description="trials of a cell before the sampler learns: the first as configured, the others random",
+        5, description="trials of a cell before the sampler learns: the first as configured, the others random"
     )
     space: Annotated[dict[str, Range], BeforeValidator(flatten_space)] = Field(
         {"train.learning_rate": FloatRange(low=1e-6, high=1e-4, log=True)},

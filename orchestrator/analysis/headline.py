@@ -154,7 +154,7 @@ def _overturned(summary: SweepSummary) -> list[str]:
     found = []
     for group in summary.forget_sets:
         confirmed, ranking = confirmed_volumes(summary, group), [cell for cell in group.ranking if cell.knee]
-        if len(confirmed) > 1 and confirmed[0].method != ranking[0].method:
+        if ranking and ranking[0].method in [one.method for one in confirmed[1:]]:  # not where its runs are outstanding
             found.append(f"{confirmed[0].method} leads on {group.name}")
     return found
 
