@@ -15,16 +15,16 @@ from orchestrator.analysis.answers import side_by_side
 from orchestrator.analysis.chains import OVER_TASKS, task_chains
 from orchestrator.analysis.confirmation_plots import confirmation_figures
 from orchestrator.analysis.confirmed_volume import confirmed_volumes
-from orchestrator.analysis.cost import cost_figure, cost_tables
+from orchestrator.analysis.cost import cost_figure, cost_tables, time_spent
 from orchestrator.analysis.downstream import downstream_table
 from orchestrator.analysis.headline import finding, headline
 from orchestrator.analysis.influence import FEWEST_COMPLETE, settings
 from orchestrator.analysis.kept import SHARE, best_kept
-from orchestrator.analysis.palette import BASELINE_COLORS, DARK_BASELINE_COLORS, method_colors, on_dark
+from orchestrator.analysis.palette import DARK_BASELINE_COLORS, method_colors, method_symbols, on_dark
 from orchestrator.analysis.plots import axis_titles, figures, slice_axes
 from orchestrator.analysis.summary import ForgetSetSummary, SweepSummary, TrialSummary
 from orchestrator.analysis.task_plots import task_figures
-from orchestrator.analysis.trial_table import trial_table
+from orchestrator.analysis.trial_table import confirmation_runs, trial_table
 from orchestrator.analysis.volume import FEWEST_ENDED
 
 KEY_METRICS = 4
@@ -51,13 +51,13 @@ def write_report(summary: SweepSummary, path: Path) -> Path:
 
 def render(summary: SweepSummary) -> str:
     """The page as text; everything that comes from the journal is escaped."""
-    colors = _colors(summary)
+    looks = _looks(summary)
     chains = [task_chains(group) for group in summary.forget_sets]
     drawn, over_tasks = figures(summary), task_figures(chains)
     confirmations = [confirmation.confirmation_table(summary, group) for group in summary.forget_sets]
     confirmed = confirmation_figures(summary, confirmations)
     searched = [settings(summary, group) for group in summary.forget_sets]
-    trials, costs = trial_table(summary), cost_tables(summary)
+    trials, runs, costs = trial_table(summary), confirmation_runs(summary), cost_tables(summary)
     questions = [side_by_side(group) for group in summary.forget_sets]
     return (
         _environment()
@@ -68,7 +68,7 @@ def render(summary: SweepSummary) -> str:
             findings=[finding(summary, group) for group in summary.forget_sets],
             confirmed_in_words=confirmation.in_words(summary),
             names=words.short_names(summary.params),
-            colors=colors,
+            looks=looks,
             axis_titles=axis_titles(summary.objectives),
             data={
                 "name": summary.name,
@@ -78,10 +78,12 @@ def render(summary: SweepSummary) -> str:
                 "slices": slice_axes(summary, searched),
                 "costs": [cost_figure(table) for table in costs],
                 "trials": trials,
-                "colors": colors,
+                "runs": runs,
+                "looks": looks,
             },
             trials=trials,
             costs=costs,
+            spent=time_spent(summary),
             searched=searched,
             fewest_complete=FEWEST_COMPLETE,
             chains=chains,
@@ -138,11 +140,11 @@ def all_metrics(trials: Iterable[TrialSummary]) -> list[str]:
     return list(dict.fromkeys(name for trial in trials for name in trial.metrics))
 
 
-def _colors(summary: SweepSummary) -> dict[str, dict[str, str]]:
-    """Colour of each method and baseline on a light and on a dark background."""
-    light = method_colors(summary.methods)
+def _looks(summary: SweepSummary) -> dict[str, dict[str, str]]:
+    """Symbol of each method and baseline, its colour on a light and on a dark background."""
+    light, symbols = method_colors(summary.methods), method_symbols(summary.methods)
     dark = {name: on_dark(color) for name, color in light.items()} | DARK_BASELINE_COLORS
-    return {name: {"light": light[name], "dark": dark[name]} for name in (*summary.methods, *BASELINE_COLORS)}
+    return {name: {"light": light[name], "dark": dark[name], "symbol": symbols[name]} for name in light}
 
 
 def _facts(summary: SweepSummary) -> list[tuple[str, str]]:

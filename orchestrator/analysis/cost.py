@@ -1,4 +1,4 @@
-"""What a trial costs on forget sets of different size."""
+"""What a trial costs on forget sets of different size, and what all the time went to."""
 
 import statistics
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.analysis.plots import hover_text
-from orchestrator.analysis.summary import CellSummary, ForgetSetSummary, SweepSummary, TrialSummary
+from orchestrator.analysis.summary import STATES, CellSummary, ForgetSetSummary, SweepSummary, TrialSummary
 from orchestrator.analysis.words import count, duration
 
 
@@ -41,6 +41,32 @@ def cost_tables(sweep: SweepSummary) -> list[CostTable]:
     if sweep.gpu_seconds:
         tables.append(_table("GPU time of a trial", sweep, groups, lambda trial: trial.gpu_seconds))
     return tables
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What trials of one kind took together; of `num_trials`, those that have not ended are not in the seconds."""
+
+    kind: str
+    num_trials: int
+    seconds: float
+    gpu_seconds: float
+
+
+def time_spent(sweep: SweepSummary) -> list[Spent]:
+    """All trials of a sweep by what became of them, then baselines and confirmation runs; no kind without one."""
+    trials = [(f"{state.lower()} trials", [t for t in sweep.trials if t.state == state]) for state in STATES]
+    groups = [
+        group for part in sweep.parts or (sweep,) for group in part.forget_sets
+    ]  # each part had its own baselines
+    baselines = [trial for group in groups for trial in group.baselines]
+    runs = [trial for group in groups for trial in group.confirmations]
+    kinds = [*trials, ("model before and retain model", baselines), ("confirmation runs", runs)]
+    return [
+        Spent(kind, len(of), sum(t.seconds or 0.0 for t in of), sum(t.gpu_seconds or 0.0 for t in of))
+        for kind, of in kinds
+        if of
+    ]
 
 
 def cost_figure(table: CostTable) -> dict[str, Any] | None:

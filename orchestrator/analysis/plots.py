@@ -8,11 +8,11 @@ from html import escape
 from typing import Any
 
 from orchestrator.analysis.influence import Settings
+from orchestrator.analysis.palette import BASELINE_SYMBOLS
 from orchestrator.analysis.summary import ForgetSetSummary, SweepSummary, TrialSummary
 from orchestrator.analysis.words import number, score, short_names, words
 from orchestrator.tracking.journal import ObjectiveRecord
 
-SYMBOLS = {"before": "diamond-open", "retain_model": "star"}
 LONGEST_HOVER = 60  # characters of a text in a hover label; the table has the whole
 Range = tuple[float, float]
 
@@ -93,7 +93,7 @@ def baseline_look(method: str) -> dict[str, Any]:
         "cliponaxis": False,
         "text": [words(method)],
         "textposition": "top center",
-        "marker": {"size": 14, "opacity": 1, "symbol": SYMBOLS[method], "line": {"width": 2}},
+        "marker": {"size": 14, "opacity": 1, "symbol": BASELINE_SYMBOLS[method], "line": {"width": 2}},
     }
 
 

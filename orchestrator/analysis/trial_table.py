@@ -46,6 +46,16 @@ def trial_table(sweep: SweepSummary) -> dict[str, Any]:
     }
 
 
+def confirmation_runs(sweep: SweepSummary) -> dict[str, Any]:
+    """Every run that confirms a trial or baseline, as in `trial_table`, and which one it confirms."""
+    runs = [run for group in sweep.forget_sets for run in group.confirmations]
+    return {
+        "columns": [column._asdict() for column in (*columns(sweep), Column("confirms", "confirms", "trial"))],
+        "rows": [[*_row(sweep, run), run.confirms] for run in runs],
+        "owners": [[run.method, run.forget_set, run.number] for run in runs],
+    }
+
+
 def _row(sweep: SweepSummary, trial: TrialSummary) -> list[Value]:
     # A diverged trial has the worst scores that there are, a pruned one those of a rung: neither is a result.
     scores = (trial.objectives if trial.state == TrialState.COMPLETE else None) or (None,) * len(sweep.objectives)

@@ -1,8 +1,11 @@
 """Forget-set size against cost: medians by hand, and what older journals lack."""
 
+import pytest
 from synthetic_sweep import cell, data, finished, header, started, write_records, write_sweep
 
-from orchestrator.analysis.cost import Cost, cost_figure, cost_tables
+from orchestrator.analysis.build import render
+from orchestrator.analysis.cost import Cost, Spent, cost_figure, cost_tables, time_spent
+from orchestrator.analysis.overlay import overlay
 from orchestrator.analysis.summary import summarize
 from orchestrator.tracking.journal import TrialState
 from orchestrator.tracking.sweep_log import load_sweep
@@ -54,3 +57,20 @@ def test_gpu_time_has_a_table_of_its_own(tmp_path):
     plain, held = cost_tables(summarize(log))
     assert (plain.title, held.title) == ("Time of a trial", "GPU time of a trial")
     assert dict(held.rows)["ME+GD"][0].most == 2 * 3600
+
+
+def test_what_all_the_time_went_to(tmp_path):
+    summary = summary_of(tmp_path / "one", {"f": 400, "g": 40})
+    assert time_spent(summary) == [Spent("complete trials", 7, 283, 0), Spent("failed trials", 1, 999, 0)]
+    assert "78%" in render(summary)
+    log = load_sweep(write_sweep(tmp_path / "synthetic"))
+    kinds = {one.kind: one for one in time_spent(summarize(log))}
+    assert [kinds[kind].num_trials for kind in ("complete trials", "model before and retain model")] == [36, 4]
+    assert sum(one.seconds for one in kinds.values()) == pytest.approx(summarize(log).seconds)
+
+
+def test_the_baselines_of_each_overlaid_sweep_were_paid_for(tmp_path):
+    sweeps = {name: summarize(load_sweep(write_sweep(tmp_path / name))) for name in ("one", "two")}
+    both = {one.kind: one for one in time_spent(overlay(sweeps))}
+    assert both["model before and retain model"].num_trials == 8
+    assert sum(one.seconds for one in both.values()) == pytest.approx(overlay(sweeps).seconds)

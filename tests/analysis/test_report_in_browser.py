@@ -13,8 +13,12 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 from synthetic_sweep import finished, header, started, write_records, write_sweep
+from test_confirmation_table import confirmed
+from test_confirmation_table import records as confirmed_records
 
-from orchestrator.analysis.build import write_report
+from orchestrator.analysis.build import render, write_report
+from orchestrator.analysis.overlay import overlay
+from orchestrator.analysis.palette import method_symbols
 from orchestrator.analysis.summary import summarize
 from orchestrator.tracking.journal import CellRecord, TrialState
 from orchestrator.tracking.sweep_log import load_sweep
@@ -74,12 +78,13 @@ def choose(browser, name, value, section="trials"):
     Select(browser.find_element(By.CSS_SELECTOR, f"#{section} select[name={name}]")).select_by_visible_text(value)
 
 
-def downloaded(browser, folder, kind):
+def downloaded(browser, folder, kind, section="trials"):
     """What the button writes, read when the file is whole."""
     folder.mkdir()
     browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})
-    press(browser, f"#trials [data-download={kind}]")
-    WebDriverWait(browser, 20).until(lambda _: list(folder.glob(f"*.{kind}")))
+    press(browser, f"#{section} [data-download={kind}]")
+    # The browser takes the name with an empty file, and moves the whole one over it.
+    WebDriverWait(browser, 20).until(lambda _: any(path.stat().st_size for path in folder.glob(f"*.{kind}")))
     (path,) = folder.glob(f"*.{kind}")
     return path.read_bytes().decode()
 
@@ -199,6 +204,48 @@ def test_curves_over_the_tasks_in_a_browser(browser, tmp_path):
     assert browser.execute_script(pressed) == ["false"] * 4
     states = column(browser, 1)
     assert "diverged after task 2" in states and "failed" in states and "complete" in states
+    for width in (360, 1600):
+        resize(browser, width)
+        assert fits(browser)
+    assert [entry["message"] for entry in browser.get_log("browser")] == []
+
+
+def test_every_confirmation_run_can_be_downloaded(browser, tmp_path):
+    show(browser, load_sweep(write_records(tmp_path / "sweep", confirmed_records(confirmed()))), tmp_path)
+    runs = json.loads(downloaded(browser, tmp_path / "json", "json", "confirmation"))
+    assert len(runs) == 2 + 2 * 4
+    assert {run["confirms"] for run in runs if run["method"] == "A"} == {"A/f/0", "A/f/1", "A/f/2"}
+    assert [run["model_utility"] for run in runs if run["confirms"] == "A/f/1"] == [0.2, 0.4]
+    names, *lines = csv.reader(io.StringIO(downloaded(browser, tmp_path / "csv", "csv", "confirmation"), newline=""))
+    assert names[-1] == "confirms" and [line[0] for line in lines] == [run["trial"] for run in runs]
+    assert [entry["message"] for entry in browser.get_log("browser")] == []
+
+
+def test_methods_are_told_apart_by_symbols(browser, log, tmp_path):
+    show(browser, log, tmp_path)
+    symbols = browser.execute_script(
+        "return [...document.querySelectorAll('#fronts .plot')].map((plot) => plot.data"
+        ".filter((trace) => trace.meta.owner).map((trace) => [trace.meta.owner, trace.marker.symbol]))"
+    )
+    expected = method_symbols(summarize(log).methods)
+    for plot in symbols:
+        assert {tuple(pair) for pair in plot} == set(expected.items())
+    swatches = "return [...document.querySelectorAll('#fronts .legend .swatch')].map((one) => one.className)"
+    assert browser.execute_script(swatches) == [f"swatch {expected[method]}" for method in summarize(log).methods]
+
+
+def test_an_overlay_in_a_browser(browser, tmp_path):
+    sweeps = {name: summarize(load_sweep(write_sweep(tmp_path / name, seed=seed))) for seed, name in enumerate("ab")}
+    page = tmp_path / "both.html"
+    page.write_text(render(overlay(sweeps)), encoding="utf-8")
+    browser.get(page.as_uri())
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    drawn = "return document.querySelectorAll('#fronts .scatterlayer path.point').length"
+    assert browser.execute_script(drawn) == 2 * 36 + 4  # the baselines are the same models, and drawn once
+    press(browser, ".legend button[data-owner='ME+GD (b)']")
+    assert browser.execute_script(drawn) == 2 * 36 + 4 - 10
+    choose(browser, "method", "ME+GD (b)")
+    assert all(name.startswith("b: ME+GD/") for name in column(browser, 0))
     for width in (360, 1600):
         resize(browser, width)
         assert fits(browser)

@@ -11,13 +11,13 @@ function see() {
 function paint(trace) {
   const { owner } = trace.meta;
   if (!owner) return { ...trace, line: { ...trace.line, color: look.muted } };
-  const color = data.colors[owner][darkness.matches ? "dark" : "light"];
+  const own = data.looks[owner], color = own[darkness.matches ? "dark" : "light"];
   const outline = trace.marker.symbol ? color : look.ink;
   return {
     ...trace,
     visible: !hidden.has(owner),
     line: { ...trace.line, color },
-    marker: { ...trace.marker, color, line: { ...trace.marker.line, color: outline } },
+    marker: { symbol: own.symbol, ...trace.marker, color, line: { ...trace.marker.line, color: outline } },
     textfont: { color: look.ink, size: 12, shadow: `0 0 3px ${look.paper}, 0 0 3px ${look.paper}` },
   };
 }

@@ -18,9 +18,9 @@ function setUpTrials(section) {
     const cell = document.createElement(kind === "trial" ? "th" : "td");
     const [method, , , task] = owners[place];
     if (kind === "trial") {
-      const swatch = element("i", "", "swatch");
-      swatch.style.setProperty("--light", data.colors[method].light);
-      swatch.style.setProperty("--dark", data.colors[method].dark);
+      const { light, dark, symbol } = data.looks[method], swatch = element("i", "", `swatch ${symbol}`);
+      swatch.style.setProperty("--light", light);
+      swatch.style.setProperty("--dark", dark);
       cell.scope = "row";
       cell.append(swatch, text);
     } else if (kind === "state") {
@@ -85,14 +85,19 @@ function setUpTrials(section) {
   const turn = (by) => { first += by; show(); };
   before.addEventListener("click", () => turn(-pageRows));
   after.addEventListener("click", () => turn(pageRows));
-  section.querySelector("[data-download=csv]").addEventListener("click", () => download("csv", "text/csv", asCsv(shown)));
-  section.querySelector("[data-download=json]").addEventListener("click", () => download("json", "application/json", asJson(shown)));
+  setUpDownloads(section, "trials", () => shown);
   arrange();
 }
 
+// `which` of the tables in `data`, and the places of its rows to write.
+function setUpDownloads(section, which, places) {
+  const write = (ending, type, text) => section.querySelector(`[data-download=${ending}]`)
+    .addEventListener("click", () => download(`${data.name}-${which}.${ending}`, type, text(data[which], places())));
+  write("csv", "text/csv", asCsv);
+  write("json", "application/json", asJson);
+}
 const identity = ["method", "forget_set", "number"];
-function asCsv(shown) {
-  const { columns, rows, owners } = data.trials;
+function asCsv({ columns, rows, owners }, shown) {
   const lines = shown.map((place) => [rows[place][0], ...owners[place].slice(0, 3), ...rows[place].slice(1)]);
   const [trial, ...others] = columns.map((column) => column.name);
   return [[trial, ...identity, ...others], ...lines].map((line) => line.map(csvField).join(",")).join("\r\n") + "\r\n";
@@ -105,20 +110,24 @@ function csvField(value) {
   const text = formula.test(value) ? `'${value}` : value;
   return /[",\r\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;
 }
-function asJson(shown) {
-  const { columns, rows, owners } = data.trials;
+function asJson({ columns, rows, owners }, shown) {
   const names = columns.map((column) => column.name);
   return JSON.stringify(shown.map((place) => ({
     ...Object.fromEntries(identity.map((name, part) => [name, owners[place][part]])),
     ...Object.fromEntries(names.map((name, part) => [name, rows[place][part]])),
   })), null, 1) + "\n";
 }
-function download(ending, type, text) {
+function download(name, type, text) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], { type }));
-  link.download = `${data.name}-trials.${ending}`;
+  link.download = name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
 setUpTrials(document.getElementById("trials"));
+document.querySelectorAll("[data-whole]").forEach((section) => {
+  const which = section.dataset.whole;
+  setUpDownloads(section, which, () => data[which].rows.map((_, place) => place));
+});
+
