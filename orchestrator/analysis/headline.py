@@ -50,20 +50,20 @@ def _leaders(groups: list[ForgetSetSummary]) -> str:
     led: dict[str, list[str]] = {}
     contested, level = [], []
     for group in groups:
-        first, *others = [cell for cell in group.ranking if cell.knee]
-        if tied := [other.method for other in others if _are_level(first, other)]:
-            level.append(f"{listed([first.method, *tied])} are level on {group.name}")
+        best, *others = [cell for cell in group.ranking if cell.knee]
+        if tied := [other.method for other in others if _are_level(best, other)]:
+            level.append(f"{listed([best.method, *tied])} are level on {group.name}")
             continue
-        led.setdefault(first.method, []).append(group.name)
+        led.setdefault(best.method, []).append(group.name)
         if others:
-            contested.append((first, others))
+            contested.append((best, others))
     if not led:
         return f"by hypervolume {listed(level)}"
     if not contested:
         return f"{listed(list(led))} {'is' if len(led) == 1 else 'are each'} the only method with a complete trial"
-    ahead = listed([f"{method} on {listed(names)}" for method, names in led.items()])
-    verb = "leads" if len(led) == 1 else "lead"
-    return f"by hypervolume {ahead} {verb}, {_how_surely(contested)}{'; ' if level else ''}{listed(level)}"
+    first, *more = led.items()
+    ahead = [f"{first[0]} leads on {listed(first[1])}", *(f"{method} on {listed(names)}" for method, names in more)]
+    return f"by hypervolume {', '.join(ahead)}, {_how_surely(contested)}{'; ' if level else ''}{listed(level)}"
 
 
 def _are_level(one: CellSummary, other: CellSummary) -> bool:

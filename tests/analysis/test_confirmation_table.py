@@ -10,6 +10,7 @@ from synthetic_sweep import FORGET_SETS, METHODS, finished, header, started, wri
 from orchestrator.analysis.build import write_report
 from orchestrator.analysis.confirmation import by_seed, confirmation_table, in_words
 from orchestrator.analysis.confirmed_volume import confirmed_volumes
+from orchestrator.analysis.headline import headline
 from orchestrator.analysis.summary import summarize
 from orchestrator.analysis.terminal import render_summary
 from orchestrator.tracking.journal import CellRecord, ObjectiveRecord, SweepEnded, SweepStarted, TrialState
@@ -212,6 +213,21 @@ def test_confirmed_hypervolumes_by_hand(tmp_path):
     assert "Confirmed, B leads (" in page and "; A has 0.356, place 2 of 2." in page
     outstanding = summary_of(tmp_path / "part", confirmed()[:-2])
     assert [one.method for one in confirmed_volumes(outstanding, outstanding.forget_sets[0])] == ["A"]
+
+
+def test_a_leader_is_not_overturned_before_its_runs_have_ended(tmp_path):
+    third = [
+        started("C", "f", 0),
+        finished("C/f/0", (0.5, 0.3)),
+        *again("C", 0, 1, (0.5, 0.3)),
+        *again("C", 0, 2, (0.5, 0.3)),
+    ]
+    said = headline(summary_of(tmp_path / "whole", [*third, *confirmed()]))
+    assert "A leads on f" in said and "confirmed, B leads on f instead" in said
+    outstanding = [record for record in confirmed() if record.key != "confirm/A/f/2/s2"]
+    part = summary_of(tmp_path / "part", [*third, *outstanding])
+    assert [one.method for one in confirmed_volumes(part, part.forget_sets[0])] == ["B", "C"]
+    assert "instead" not in headline(part)
 
 
 def test_a_seed_whose_runs_came_to_nothing_attains_nothing(tmp_path):

@@ -27,7 +27,7 @@ def test_who_leads_with_what_and_what_to_be_careful_about(log):
     summary = summarize(log)
     leads, knee, careful = sentences(headline(summary))
     first = summary.forget_sets[0].ranking[0]
-    assert leads.startswith("By hypervolume ") and f"{first.method} on forget01" in leads
+    assert leads.startswith("By hypervolume ") and f"{first.method} leads on forget01" in leads
     assert f"On forget01 the knee of {first.method}, trial {first.knee.number}, reaches model utility" in knee
     assert f"{first.knee.objectives[0]:.3f}" in knee and "before unlearning" in knee
     assert careful.startswith("Each cell has 4 to 5 complete trials, so a lead may be luck")
@@ -39,7 +39,7 @@ def test_how_surely(tmp_path):
         return sentences(headline(summary))[0], finding_of(summary)
 
     leads, more = said("apart", APART)
-    assert leads == "By hypervolume A on f leads, clear of what luck does to any other method"
+    assert leads == "By hypervolume A leads on f, clear of what luck does to any other method"
     assert "A leads by hypervolume (0.250 against 0.160 for B); with 2 random trials of each method it has" in more
     assert "which overlaps with no other method" in more
     leads, more = said("lucky", LUCKY)
@@ -61,7 +61,7 @@ def test_leads_on_several_forget_sets(tmp_path):
                 records += [start, finished(start.key, better)]
     records.append(SweepEnded(state="done"))
     leads, *_ = sentences(headline(summarize(load_sweep(write_records(tmp_path, records)))))
-    assert leads == "By hypervolume A on f and g and B on h lead, clear of what luck does to any other method"
+    assert leads == "By hypervolume A leads on f and g, B on h, clear of what luck does to any other method"
 
 
 def test_a_lone_method(tmp_path):
