@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -21,19 +22,20 @@ _CLOSE_SECONDS = 60.0
 def conclude(storage: Storage, tracking_uri: str, log: SweepLog, pump: Pump[Any], console: Console) -> None:
     """Write the report of a sweep's folder, let the view catch up for a minute, and print where everything is."""
     folder, summary = storage.local, summarize(log)
-    report = write_report(summary, folder / REPORT)
-    _publish_report(storage, console)
+    report = _write_report(summary, storage, console)
     fronts = {trial.key for group in summary.forget_sets for trial in group.front}
     pages: list[str] = []
     registered: list[str] = []
     ended: list[bool] = []
     pump.then(lambda view: view.mark_front(fronts))
-    pump.then(lambda view: view.log_report(report))
+    if report is not None:
+        pump.then(lambda view: view.log_report(report))
     pump.then(lambda view: pages.append(view.write_page()))
     pump.then(lambda view: registered.extend(view.register(log, winning_keys(summary))))
     pump.then(lambda view: ended.append(True))
     console.print(render_summary(summary))
-    console.print(f"\nreport   {report}")
+    if report is not None:
+        console.print(f"\nreport   {report}")
     if (key := _best_with_weights(summary)) is not None:
         place = shlex.quote(join(str(storage), f"trials/{key}"))
         console.print(f"export   {sys.executable} -m orchestrator.export {place} DEST")
@@ -53,8 +55,16 @@ def _best_with_weights(summary: SweepSummary) -> str | None:
     return next((knee.key for knee in knees if knee.checkpoint), None)
 
 
-def _publish_report(storage: Storage, console: Console) -> None:
+def _write_report(summary: SweepSummary, storage: Storage, console: Console) -> Path | None:
+    """Where it is; None where the disk has no room for it, which is said."""
+    try:
+        report = write_report(summary, storage.local / REPORT)
+    except OSError as error:
+        again = f"{sys.executable} -m orchestrator.report {shlex.quote(str(storage))}"
+        console.print(f"the report cannot be written ({error}); later:  {again}", style="yellow")
+        return None
     try:
         storage.publish(REPORT)
     except OSError as error:
         console.print(f"the report is on this machine only: {storage} does not take it ({error})", style="yellow")
+    return report

@@ -65,9 +65,13 @@ class Storage:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             made = write(draft)
+            if self.uri is None:
+                _sync(draft)  # a machine that loses power must not leave an empty file under a name that is relied on
             if path.is_dir():  # of an earlier attempt
                 _remove(path)
             draft.replace(path)
+            if self.uri is None:
+                sync_entry(path.parent)
         except OSError as error:
             text = f"{self}/{name} cannot be written: {error.strerror or error}"
             raise StorageError(error.errno or errno.EIO, text) from error
@@ -252,6 +256,25 @@ def _put(filesystem: Any, source: Path, target: str) -> None:
         writer.flush()
         os.fsync(writer.fileno())
     draft.replace(path)
+
+
+def _sync(path: Path) -> None:
+    """Have a file, or a folder with all that is in it, on the disk."""
+    for inside in path.iterdir() if path.is_dir() else ():
+        _sync(inside)
+    sync_entry(path)
+
+
+def sync_entry(path: Path) -> None:
+    """Have a file's bytes, or a folder's list of names, on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems have no such thing for folders
+            raise
+    finally:
+        os.close(number)
 
 
 def _remove(path: Path) -> None:

@@ -68,6 +68,11 @@ def test_weights_are_kept_whole_or_not_at_all(disk):
     (disk / "ballast").unlink()
     storage.put("trials/a/model", lambda path: save_model(model, tokenizer, path))
     assert "model.safetensors" in files(disk / "sweep/trials/a/model")
+    needed = sum(path.stat().st_blocks * 512 for path in (disk / "sweep").rglob("*") if path.is_file())
+    fill(disk, room=needed - 4096)  # for the weights, and not for all of the tokenizer
+    with pytest.raises(StorageError, match=r"trials/b/model cannot be written: .*No space left on device"):
+        storage.put("trials/b/model", lambda path: save_model(model, tokenizer, path))
+    assert not (disk / "sweep/trials/b/model").exists()
 
 
 def test_a_point_that_does_not_fit_leaves_the_one_before(disk):

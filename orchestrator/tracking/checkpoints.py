@@ -19,6 +19,8 @@ RESUME_FOLDER = "resume"  # in a trial's folder: what it goes on from while it h
 class CheckpointKeeper:
     """A listener that deletes the weights that the policy no longer wants, and what an ended trial would resume from.
 
+    What a failed trial goes on from when a resumed sweep tries it again stays.
+
     `pareto` keeps the front of each cell, `all` everything, `none` nothing. `best` keeps the front while the sweep
     runs, because a knee that was overtaken can become the knee again, and only the knees after `conclude`.
     """
@@ -29,7 +31,8 @@ class CheckpointKeeper:
     def __call__(self, record: Record) -> None:
         """Look at the cell of a trial that ended."""
         if isinstance(record, TrialFinished):
-            self._remove(f"trials/{record.key}/{RESUME_FOLDER}")
+            if not record.retry:  # a resumed sweep goes on with it
+                self._remove(f"trials/{record.key}/{RESUME_FOLDER}")
             if record.checkpoint is None:  # of an attempt that was cut off while it saved
                 self._remove(f"trials/{record.key}/{WEIGHTS_FOLDER}")
         if isinstance(record, TrialFinished) and self._policy != "all":
@@ -42,7 +45,8 @@ class CheckpointKeeper:
         """Delete what trials that have ended would resume from, where the sweep was killed before it could."""
         ended = [trial.finished for trial in self._recorder.log.trials.values() if trial.finished]
         for finished in sorted(ended, key=lambda finished: finished.time)[-_LAST:]:
-            self._remove(f"trials/{finished.key}/{RESUME_FOLDER}")
+            if not finished.retry:
+                self._remove(f"trials/{finished.key}/{RESUME_FOLDER}")
 
     def conclude(self) -> None:
         """The sweep is done: under `best` keep one knee a cell."""

@@ -20,6 +20,8 @@ from typing import Annotated, Any, Literal, TextIO
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
+from orchestrator.storage import sync_entry
+
 
 class JournalError(RuntimeError):
     """A journal that cannot be read or written; the message names the file and the remedy."""
@@ -266,7 +268,9 @@ class Journal:
         self._number += 1
         path = self._folder / f"{self._number:06d}{self._suffix}.jsonl"
         try:
-            return path.open("xb", buffering=0)
+            file = path.open("xb", buffering=0)
+            sync_entry(self._folder)
+            return file
         except OSError as error:
             raise JournalError(f"{path} cannot be written: {error.strerror}") from error
 

@@ -55,12 +55,16 @@ class KeptJournal(Journal):
         self._thread.start()
 
     def append(self, record: Record) -> None:
-        """Write one record; the end of a trial is in the store, with all before it, when this returns."""
+        """Write one record; the end of a trial is in the store, with all before it, when this returns.
+
+        So is the end of the sweep, unless it was interrupted: then there are seconds left, and `close` tries once.
+        """
         with self._guard:
             if self._failure is not None:
                 raise self._failure
             super().append(record)
-            if isinstance(record, SweepStarted | TrialFinished | SweepEnded):
+            interrupted = isinstance(record, SweepEnded) and record.state == "interrupted"
+            if isinstance(record, SweepStarted | TrialFinished | SweepEnded) and not interrupted:
                 try:
                     self._cut(_PATIENCE_SECONDS)
                 except OSError as error:

@@ -23,6 +23,7 @@ from orchestrator.tracking.journal import (
 )
 from orchestrator.tracking.pump import redact_uri
 
+OnTheWay = StepsReported | RungReached | TaskFinished  # what is measured before a trial's end
 _DIGEST_CHARS = 8  # as MLflow's own digests, which it shows beside names
 
 
@@ -31,8 +32,19 @@ def milliseconds(seconds: float) -> int:
     return int(seconds * 1000)
 
 
-def metrics_on_the_way(record: StepsReported | RungReached | TaskFinished) -> list[Metric]:
-    """What was measured before the end: after a task of a chain at the task's number, else at the number of steps."""
+def news_on_the_way(record: OnTheWay, told: dict[str, int]) -> list[Metric]:
+    """What was measured before the end: after a task of a chain at the task's number, else at the number of steps.
+
+    A trial whose workers died tells again what came after its last point. MLflow would keep both, so only what is
+    beyond the last number in `told`, by kind of record, counts; it is brought up to date.
+    """
+    last = told.get(record.kind, -1)
+    news = [metric for metric in _metrics_on_the_way(record) if metric.step > last]
+    told[record.kind] = max((metric.step for metric in news), default=last)
+    return news
+
+
+def _metrics_on_the_way(record: OnTheWay) -> list[Metric]:
     time_ms = milliseconds(record.time)
     match record:
         case StepsReported():

@@ -20,21 +20,19 @@ from orchestrator.tracking.journal import (
     CheckpointDeleted,
     JournalError,
     Record,
-    RungReached,
-    StepsReported,
     SweepEnded,
     SweepStarted,
-    TaskFinished,
     TrialFinished,
     TrialStarted,
     read_records,
 )
 from orchestrator.tracking.mlflow_entities import (
+    OnTheWay,
     final_metrics,
     final_tags,
     inputs,
-    metrics_on_the_way,
     milliseconds,
+    news_on_the_way,
 )
 from orchestrator.tracking.mlflow_registry import Winner, register, registered_name
 from orchestrator.tracking.pump import redact_uri, set_client_env, tracking_error
@@ -68,10 +66,21 @@ class _Run:
 class _Pending:
     """What one call of `apply` has to say about one trial."""
 
+    told: dict[str, int]  # by kind of record the last step or task that the run has, or has with this news
     started: TrialStarted | None = None
     metrics: list[Metric] = field(default_factory=list)
     finished: TrialFinished | None = None
     deleted: bool = False
+
+    def take(self, record: OnTheWay | TrialFinished | CheckpointDeleted) -> None:
+        """One more record of the trial."""
+        match record:
+            case TrialFinished():
+                self.finished = record
+            case CheckpointDeleted():
+                self.deleted = True
+            case _:
+                self.metrics += news_on_the_way(record, self.told)
 
 
 class MlflowView:
@@ -89,6 +98,7 @@ class MlflowView:
         self._header: SweepStarted | None = None
         self._experiment: Experiment | None = None
         self._runs: dict[str, _Run] = {}
+        self._told: dict[str, dict[str, int]] = {}  # of the trials that are running, see _Pending
         self._stale: set[str] = set()  # trials whose records, at this point, are of an attempt that was given up
 
     def apply(self, records: Sequence[Record]) -> None:
@@ -102,15 +112,14 @@ class MlflowView:
                     case SweepEnded(state=state):
                         self._tag_experiment(client, {"lethe.sweep_state": state})
                     case TrialStarted(key=key):  # a trial that was cut off starts again from nothing
-                        pending[key] = _Pending(record)
-                    case StepsReported(key=key) | RungReached(key=key) | TaskFinished(key=key):
-                        pending.setdefault(key, _Pending()).metrics += metrics_on_the_way(record)
-                    case TrialFinished(key=key):
-                        pending.setdefault(key, _Pending()).finished = record
-                    case CheckpointDeleted(key=key):
-                        pending.setdefault(key, _Pending()).deleted = True
+                        pending[key] = _Pending({}, record)
+                    case _:
+                        pending.setdefault(record.key, _Pending(dict(self._told.get(record.key, {})))).take(record)
             for key, news in pending.items():
                 self._show_trial(client, key, news)
+                self._told.pop(key, None)
+                if news.told and not news.finished:
+                    self._told[key] = news.told  # not before MLflow has it
 
     def mark_front(self, keys: Collection[str]) -> None:
         """Tag every trial of the search with whether it is on its front. TrackingError: MLflow does not answer."""

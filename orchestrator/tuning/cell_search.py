@@ -283,6 +283,8 @@ class CellSearch(Searcher):
         """Record what a slot reported. Tune hands the last report over twice."""
         running = self._running[trial_id]
         self.slots.add(result["slot"])
+        if running.finished is not None:  # its slot's process died after that, and Tune runs it again in another
+            return
         if result["slot"] != running.slot:  # of a new process the first report is number 0 again
             running.slot, running.num_reports = result["slot"], result["report"]
         if result["report"] < running.num_reports:

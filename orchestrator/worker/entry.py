@@ -21,8 +21,9 @@ from orchestrator.storage import StorageError, is_uri
 from orchestrator.tracking.journal import RungReached
 from orchestrator.tracking.pump import redact_uri
 from orchestrator.worker.engine import import_deepspeed, leave_process_group, start_process_group
+from orchestrator.worker.hub import HubError
 from orchestrator.worker.job import TrialJob
-from orchestrator.worker.parts import WorkerParts
+from orchestrator.worker.parts import WorkerParts, phase_of
 from orchestrator.worker.resume import PreemptedError
 from orchestrator.worker.trial import Told, run_trial
 
@@ -121,10 +122,11 @@ def _lost_a_peer(error: Exception) -> bool:
 
 def _retry(error: Exception, place: str) -> tuple[str, str]:
     """When the trial may succeed, in the words of a slot's TrialFailedError, and what to do."""
-    if not isinstance(error, StorageError):
+    if not isinstance(error, StorageError | HubError):
         return "never", _memory_hint(error)
-    # A store may soon be back, a full disk needs somebody.
-    return "at once" if is_uri(place) else "on resume", "; a resumed sweep tries this trial again"
+    # A store may soon be back; a full disk needs somebody, and so does a hub whose client has tried several times.
+    at_once = isinstance(error, StorageError) and is_uri(place)
+    return "at once" if at_once else "on resume", "; a resumed sweep tries this trial again"
 
 
 def _memory_hint(error: Exception) -> str:
@@ -134,4 +136,7 @@ def _memory_hint(error: Exception) -> str:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     else:
         return ""
-    return f" (peak {peak:.1f} GiB; lower train.micro_batch_tokens (or train.micro_batch_size), or raise zero.stage)"
+    in_training = "lower train.micro_batch_tokens (or train.micro_batch_size), or raise zero.stage"
+    in_scoring = "lower evaluation.batch_size"
+    remedy = in_scoring if phase_of(error) in ("rungs", "evaluate", "downstream") else in_training
+    return f" (peak {peak:.1f} GiB; {remedy})"

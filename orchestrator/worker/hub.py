@@ -7,9 +7,13 @@ from pathlib import Path
 from orchestrator.tracking.pump import redact_uri
 
 
+class HubError(OSError):
+    """A model could not be fetched; it may be there the next time."""
+
+
 @contextlib.contextmanager
 def hub_errors(key: str, name: str) -> Iterator[None]:
-    """OSError naming the key, the model and the file, for whatever the network did. A folder's errors stay theirs."""
+    """HubError naming the key, the model and the file, for whatever the network did. A folder's errors stay theirs."""
     try:
         yield
     except Exception as error:
@@ -17,7 +21,9 @@ def hub_errors(key: str, name: str) -> Iterator[None]:
         if address is None:
             raise
         reason = redact_uri(" ".join(str(error).split())) or type(error).__name__
-        raise OSError(f"{key}: cannot load {name}: {address}: {reason}; check the network, or name a folder") from error
+        raise HubError(
+            f"{key}: cannot load {name}: {address}: {reason}; check the network, or name a folder"
+        ) from error
 
 
 def _address(error: BaseException | None) -> str | None:

@@ -111,7 +111,12 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
             model.save_pretrained(folder, safe_serialization=True)
     except SafetensorError as error:  # what it makes of an OSError
         raise OSError(errno.EIO, str(error)) from error
-    tokenizer.save_pretrained(folder)
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # a bare one is what tokenizers makes of an OSError
+        if type(error) is not Exception:
+            raise
+        raise OSError(errno.EIO, str(error)) from error
 
 
 def add_adapters(model: Any, lora: LoraConfig) -> Any:

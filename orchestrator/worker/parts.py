@@ -54,6 +54,15 @@ class WorkerParts:
         return self._tasks[key]
 
 
+_IN_PHASE = "in phase "
+
+
+def phase_of(error: Exception) -> str | None:
+    """The innermost phase of a trial that an error comes from."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    return next((note.removeprefix(_IN_PHASE) for note in notes if note.startswith(_IN_PHASE)), None)
+
+
 @dataclass
 class Clock:
     """Seconds by phase of a trial; while a phase runs inside of another, the outer one stands still."""
@@ -63,11 +72,14 @@ class Clock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the time of a block to a phase."""
+        """Add the time of a block to a phase; an error of the block has a note of it, see `phase_of`."""
         outer = self._phase and self._phase[0]
         self._switch(name)
         try:
             yield
+        except Exception as error:
+            error.add_note(f"{_IN_PHASE}{name}")
+            raise
         finally:
             self._switch(outer)
 

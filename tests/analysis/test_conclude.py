@@ -41,3 +41,14 @@ def test_a_view_that_is_not_whole_is_not_offered(refused, tmp_path):
     else:
         assert "#/page" in said and "models:/tofu-small-forget01@pareto-knee" in said
         assert "not there yet" not in said
+
+
+def test_a_disk_without_room_for_the_report_costs_the_report_alone(tmp_path, monkeypatch):
+    folder = write_sweep(tmp_path / "sweep")
+    view, console = View(), Console(width=200, record=True, soft_wrap=True)
+    pump = Pump(lambda: view, uri="http://127.0.0.1:1", sweep_dir=folder)
+    (folder / "report.html").mkdir()  # what is written cannot take that name
+    conclude(Storage(folder), "http://127.0.0.1:1", load_sweep(folder), pump, console)
+    said = console.export_text()
+    assert "the report cannot be written" in said and f"-m orchestrator.report {folder}" in said
+    assert "forget01" in said and "#/page" in said

@@ -1,6 +1,7 @@
 """How sweeps are broken, and what must be left of them: shared by the tests that kill, stop and starve processes."""
 
 import contextlib
+import itertools
 import time
 from collections import Counter
 from pathlib import Path
@@ -95,6 +96,13 @@ def went_on(folder, number):
     assert again == set(range(len(again))) and 0 < len(again) < NUM_STEPS
 
 
+def longest_pause(folder, number):
+    """Seconds between two reports of steps of a trial that are new, at most: what a fault cost."""
+    records = [record for record in read_records(folder / "journal") if isinstance(record, StepsReported)]
+    times = sorted({record.time for record in records if record.key == key(number)})
+    return max(later - one for one, later in itertools.pairwise(times))
+
+
 def same_results(folder, undisturbed, but=(), again=()):
     """Every trial, `but` some, ended as in a sweep that nothing happened to, to the last bit.
 
@@ -140,7 +148,24 @@ def mlflow_states(folder):
     return {run.info.run_name: run.data.tags["lethe.state"] for run in _runs(folder) if "lethe.state" in run.data.tags}
 
 
-def _runs(folder):
-    client = MlflowClient(f"sqlite:///{folder.parent / 'mlflow.db'}")
+def losses(folder):
+    """The loss of each step of each trial, by the journal."""
+    trials = load_sweep(folder).trials
+    return {name: [(step.step, step.loss) for step in trial.steps] for name, trial in trials.items()}
+
+
+def mlflow_losses(folder, uri=None):
+    """The same by MLflow, each point that it has."""
+    client = MlflowClient(uri or f"sqlite:///{folder.parent / 'mlflow.db'}")
+    found = {}
+    for run in _runs(folder, uri):
+        if run.info.run_name != "report":
+            points = client.get_metric_history(run.info.run_id, "train/loss")
+            found[run.info.run_name] = sorted((point.step, point.value) for point in points)
+    return found
+
+
+def _runs(folder, uri=None):
+    client = MlflowClient(uri or f"sqlite:///{folder.parent / 'mlflow.db'}")
     (experiment,) = [one for one in client.search_experiments() if one.name.endswith(folder.name)]
     return client.search_runs([experiment.experiment_id])

@@ -80,7 +80,7 @@ def test_one_fault_of_the_driver_after_another(models, undisturbed, tmp_path, re
     assert mlflow_runs(folder) == sorted({*load_sweep(folder).trials, "report"})
 
 
-def test_a_head_that_is_lost_with_its_disk(models, undisturbed, s3, tmp_path):
+def test_a_head_that_is_lost_with_its_disk(models, undisturbed, s3, tmp_path, record_property):
     """The sweep is kept in S3; home is where a head has its copies. The same command starts it and goes on with it."""
     place = join(new_bucket(s3), "mine")
     kept = Storage(tmp_path / "look", place)
@@ -92,21 +92,43 @@ def test_a_head_that_is_lost_with_its_disk(models, undisturbed, s3, tmp_path):
     sweep.kill()
     psutil.wait_procs(family, timeout=60)
     shutil.rmtree(tmp_path / "first")
-    fetch_journal(kept)
-    log = load_sweep(kept.local)
+    log = recorded(kept)
     assert log.trials[key(0)].finished is not None
     assert key(1) not in log.trials or log.trials[key(1)].finished is None  # one of the last ten seconds
 
-    out = ends_with(command(*again, HOME=str(tmp_path / "second")), 0)
+    sweep = command(*again, HOME=str(tmp_path / "second"))
+    wait_until(sweep, lambda: trains_again(tmp_path / "second", 1), "steps of trial 1 on the second head")
+    sent = time.time()
+    sweep.send_signal(signal.SIGTERM)
+    wait_until(sweep, lambda: recorded(kept).ended is not None, "the end of the journal in the store")
+    record_property("seconds from SIGTERM to the last record in the store", time.time() - sent)
+    print(f"the journal in the store was closed {time.time() - sent:.2f} s after SIGTERM")
+    assert "go on with" in ends_with(sweep, 130)
+
+    out = ends_with(command(*again, HOME=str(tmp_path / "third")), 0)
     assert "1 trials are done" in out
-    (folder,) = (tmp_path / "second" / "lethe").glob("mine-*")
+    (folder,) = (tmp_path / "third" / "lethe").glob("mine-*")
     same_results(folder, undisturbed)
     assert went_on_with_what_was_lost(folder, 1)
     assert set(kept.names()) >= {"journal", "report.html", "trials"} and not points_in(kept, 1)
     trial = load_sweep(folder).trials[key(1)].finished
     assert hashlib.sha256(kept.fetch(trial.scores_path).read_bytes()).hexdigest() == trial.scores_sha256
-    shown = ends_with(command("--resume", place, HOME=str(tmp_path / "third")), 0)  # nothing is left to do
+    shown = ends_with(command("--resume", place, HOME=str(tmp_path / "fourth")), 0)  # nothing is left to do
     assert "2 trials are done" in shown
+
+
+def recorded(kept):
+    """The journal as it is in the store."""
+    fetch_journal(kept)
+    return load_sweep(kept.local)
+
+
+def trains_again(home, number):
+    """Whether a second head, whose home this is, has steps of a trial from its own sitting."""
+    records = [record for folder in (home / "lethe").glob("mine-*/journal") for record in read_records(folder)]
+    sittings = [record.time for record in records if isinstance(record, SweepStarted)]
+    steps = [record.time for record in records if isinstance(record, StepsReported) and record.key == key(number)]
+    return len(sittings) > 1 and max(steps, default=0.0) > sittings[1]
 
 
 def went_on_with_what_was_lost(folder, number):

@@ -4,12 +4,10 @@ import signal
 import time
 
 import pytest
-from mlflow import MlflowClient
 
 from orchestrator.tracking.journal import StepsReported, read_records
-from orchestrator.tracking.sweep_log import load_sweep
 from tests.ray import tiny
-from tests.ray.chaos import ends_with, same_results, start, wait_for_point, wait_until
+from tests.ray.chaos import ends_with, losses, mlflow_losses, same_results, start, wait_for_point, wait_until
 from tests.ray.servers import MlflowServer
 
 pytestmark = [
@@ -36,9 +34,8 @@ def test_a_server_that_comes_late_and_then_hangs_for_a_minute(models, undisturbe
         out = ends_with(sweep, 0)
         folder = tiny.sweep_folder(storage)
         same_results(folder, undisturbed)
-        log = load_sweep(folder)
         assert out.count(f"MLflow at {server.url}") >= 1
-        assert shown_by(server.url, folder) == {name: len(trial.steps) for name, trial in log.trials.items()}
+        assert mlflow_losses(folder, server.url) == losses(folder)
     finally:
         server.stop()
     for name, place in (("hung", folder), ("undisturbed", undisturbed)):
@@ -49,15 +46,6 @@ def test_a_server_that_comes_late_and_then_hangs_for_a_minute(models, undisturbe
 
 def num_ended(storage):
     return sum(segment.read_bytes().count(b'"kind":"trial_finished"') for segment in storage.glob("*/journal/*.jsonl"))
-
-
-def shown_by(uri, folder):
-    """Number of steps of each run of the sweep."""
-    client = MlflowClient(uri)
-    (experiment,) = [one for one in client.search_experiments() if one.name.endswith(folder.name)]
-    runs = client.search_runs([experiment.experiment_id])
-    steps = {run.info.run_name: len(client.get_metric_history(run.info.run_id, "train/loss")) for run in runs}
-    return {name: count for name, count in steps.items() if name != "report"}
 
 
 def longest_pauses(folder):

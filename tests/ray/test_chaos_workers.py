@@ -16,6 +16,9 @@ from tests.ray.chaos import (
     command,
     ends_with,
     key,
+    longest_pause,
+    losses,
+    mlflow_losses,
     mlflow_states,
     num_reports,
     points,
@@ -90,8 +93,12 @@ def test_one_fault_of_workers_after_another(models, undisturbed, tmp_path):
     assert f"{NUM_TRIALS - 1} trials are done" in out and f"[{NUM_TRIALS + 2}/{NUM_TRIALS + 2}] {key(FULL)}" in out
     same_results(folder, undisturbed, but={key(ALWAYS_KILLED)}, again={key(FULL)})
     assert mlflow_states(folder) == {name: trial.finished.state for name, trial in load_sweep(folder).trials.items()}
-    for number in (FIRST_KILLED, STOPPED, LAST_KILLED, HOLDER_KILLED):
+    for number in (FIRST_KILLED, STOPPED, LAST_KILLED, HOLDER_KILLED, FULL):
         went_on(folder, number)
+        print(f"trial {number}: {longest_pause(folder, number):.1f} s from one step to the next")
+    shown, told = mlflow_losses(folder), losses(folder)
+    assert shown.keys() == told.keys()  # given up, a trial keeps in MLflow what its last start did not get to again
+    assert all(shown[name] == told[name] for name in told if name != key(ALWAYS_KILLED))
     log = load_sweep(folder)
     assert "cannot be resumed from step" in log.trials[key(NO_ROOM)].finished.notes[0]
     assert not any(log.trials[key(number)].finished.notes for number in (FIRST_KILLED, STOPPED, LAST_KILLED))

@@ -68,6 +68,21 @@ def test_policy(policy, tmp_path):
     assert len(deleted) == 5 - len(KEPT[policy])
 
 
+def test_points_of_a_failed_trial_stay_where_a_resumed_sweep_tries_it_again(tmp_path):
+    start = header()
+    recorder = Recorder(Journal(tmp_path / "journal"), SweepLog(start))
+    keeper = CheckpointKeeper(CheckpointConfig(), Storage(tmp_path), recorder)
+    recorder.listeners.append(keeper)
+    recorder.record(start)
+    for number, retry in enumerate((True, False)):
+        key = f"GA/f/t{number:03d}"
+        (tmp_path / "trials" / key / "resume" / "000001").mkdir(parents=True)
+        recorder.record(TrialStarted(key=key, method="GA", forget_set="f", number=number, params={}, config={}))
+        recorder.record(TrialFinished(key=key, state=TrialState.FAILED, error="disk full", retry=retry))
+    keeper.tidy()
+    assert [path.parent.name for path in tmp_path.rglob("resume")] == ["t000"]
+
+
 def test_the_trials_of_a_cell_are_those_of_its_method_and_forget_set_in_order_of_first_start():
     log = SweepLog(header())
     names = [(m, f) for m in ("GA", "NPO", "before", "retain_model") for f in ("f", "g")]
@@ -97,6 +112,7 @@ def test_only_steps_do_not_wait_for_the_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", waits.append)
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     journal = Journal(tmp_path / "journal")
+    waits.clear()  # for the folder
     steps, end = StepsReported(key="k", steps=()), TrialFinished(key="k", state=TrialState.FAILED)
     appended = [(header(), 10, 1), (steps, 10.9, 1), (end, 10.95, 2), (steps, 11.9, 2), (steps, 12, 3), (end, 12, 4)]
     for record, now[0], num_waits in appended:

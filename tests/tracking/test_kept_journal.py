@@ -217,6 +217,26 @@ def test_a_store_that_is_away_costs_patience_and_then_the_sweep_but_no_record(st
     assert kinds(two) == ["sweep_started", "trial_finished"]
 
 
+def test_an_interrupted_sweep_does_not_wait_for_a_store_that_is_away(store, monkeypatch):
+    without_keeper(monkeypatch)
+    one, two = store
+    journal = open_journal(one)
+    journal.append(HEADER)
+    patience = []
+
+    def away(uri):
+        raise OSError(errno.EHOSTUNREACH, "no route to the store")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(storage_module, "_open", away)
+        outage.setattr(kept_journal.Lease, "renew", lambda lease, seconds=0.0: patience.append(seconds))
+        journal.append(SweepEnded(state="interrupted"))
+        journal.close()
+    assert patience == [0.0]
+    reconcile_journal(one)
+    assert kinds(two) == ["sweep_started", "sweep_ended"]
+
+
 def test_a_folder_without_a_store_has_a_plain_journal(tmp_path):
     journal = open_journal(Storage(tmp_path))
     assert not isinstance(journal, KeptJournal)

@@ -255,6 +255,38 @@ def test_a_trial_that_starts_again_forgets_its_first_attempt(uri, sweep):
         assert run["start"] == int(again.time * 1000)
 
 
+def test_what_is_told_again_after_workers_died_is_there_once(uri, sweep):
+    """What came before the point has its old time, what came after it a new one; MLflow takes both for different."""
+    sweep_dir, records = sweep
+    first = next(record for record in records if isinstance(record, TrialStarted) and record.key == KEY)
+    told = [(1, (0, 1)), (2, (2, 3)), (3, (4,)), (1, (0, 1)), (9, (2, 3)), (10, (4, 5))]
+    journal = [records[0], first]
+    for seconds, numbers in told:
+        steps = tuple(_step(number, 9.0 - number) for number in numbers)
+        journal.append(StepsReported(time=first.time + seconds, key=KEY, steps=steps))
+    at_once, one_by_one = MlflowView(uri, sweep_dir), MlflowView(uri, sweep_dir)
+    for record in journal:
+        one_by_one.apply([record])
+    for view in (at_once, MlflowView(uri, sweep_dir)):
+        view.apply(journal)
+        points = _runs(uri)[KEY]["points"]["train/loss"]
+        assert [(step, value) for step, _, value in points] == [(number, repr(9.0 - number)) for number in range(6)]
+
+
+def test_what_mlflow_did_not_take_is_sent_again(uri, sweep, monkeypatch):
+    sweep_dir, records = sweep
+    first = next(record for record in records if isinstance(record, TrialStarted) and record.key == KEY)
+    view = MlflowView(uri, sweep_dir)
+    view.apply([records[0], first])
+    news = StepsReported(time=first.time + 1, key=KEY, steps=(_step(0, 5.0),))
+    with monkeypatch.context() as outage:
+        outage.setattr(MlflowClient, "log_batch", lambda *_, **__: (_ for _ in ()).throw(OSError("away")))
+        with pytest.raises(TrackingError):
+            view.apply([news])
+    view.apply([news])
+    assert [value for _, _, value in _runs(uri)[KEY]["points"]["train/loss"]] == ["5.0"]
+
+
 def test_many_values_travel_in_several_requests(uri, sweep):
     sweep_dir, records = sweep
     started = next(record for record in records if isinstance(record, TrialStarted) and record.key == KEY)

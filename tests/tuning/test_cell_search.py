@@ -247,6 +247,18 @@ def test_a_trial_whose_slot_died_is_failed_and_the_cell_goes_on():
     assert searcher.suggest("b")["key"] == "A/t001"
 
 
+def test_a_trial_that_had_ended_when_its_slot_died_is_recorded_once():
+    """Tune, which has not heard of its end yet, runs it again in another slot."""
+    tape = Tape()
+    searcher = search(tape, cells=("A",), per_cell=1)
+    finished = result(0, key=searcher.suggest("a")["key"])
+    searcher.on_trial_result("a", report(0, finished))
+    searcher.on_trial_result("a", report(0, finished) | {"slot": "slot-2"})
+    searcher.on_trial_complete("a", {})
+    assert [record for record in tape.records if isinstance(record, TrialFinished)] == [finished]
+    assert searcher.is_done
+
+
 def test_settings_that_do_not_go_together_fail_alone():
     tape = Tape()
     searcher = search(tape, cells=("A",), per_cell=3)

@@ -6,7 +6,10 @@ import resource
 import pytest
 import torch.distributed as dist
 
-from orchestrator.worker.entry import _lost_a_peer, _memory_hint
+from orchestrator.storage import StorageError
+from orchestrator.worker.entry import _lost_a_peer, _memory_hint, _retry
+from orchestrator.worker.hub import HubError
+from orchestrator.worker.parts import Clock
 
 
 def test_a_broken_connection_is_a_lost_peer():
@@ -25,3 +28,23 @@ def test_a_rank_without_memory_says_how_much_it_had_and_what_to_lower(error):
     found = re.fullmatch(r" \(peak ([0-9.]+) GiB; lower train.micro_batch_tokens .*zero.stage\)", _memory_hint(error))
     assert float(found[1]) == pytest.approx(peak, abs=0.2)
     assert _memory_hint(ValueError("another fault")) == ""
+
+
+def test_a_rank_without_memory_names_the_key_of_what_it_did():
+    clock, error = Clock(), MemoryError()
+    with pytest.raises(MemoryError), clock.phase("train"), clock.phase("evaluate"):
+        raise error
+    assert _memory_hint(error).endswith("lower evaluation.batch_size)")
+
+
+@pytest.mark.parametrize(
+    ("error", "place", "retry"),
+    [
+        (StorageError(28, "no room"), "/sweep", "on resume"),
+        (StorageError(28, "no room"), "s3://bucket/sweep", "at once"),
+        (HubError("model.target: cannot load"), "s3://bucket/sweep", "on resume"),
+        (OSError("model.target: no such folder"), "/sweep", "never"),
+    ],
+)
+def test_what_may_succeed_the_next_time_is_tried_again(error, place, retry):
+    assert _retry(error, place)[0] == retry
