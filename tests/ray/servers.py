@@ -23,13 +23,16 @@ def free_port():
 class MlflowServer:
     """A real `mlflow server` that can be started late, stopped, and started again on the same port and store.
 
-    `store` is SQLAlchemy's URI of its tables, a SQLite file in `folder` unless given.
+    `store` is SQLAlchemy's URI of its tables, `artifacts` where it keeps files; both are in `folder` unless given.
     """
 
-    def __init__(self, folder: Path, *arguments: str, store: str | None = None, **environment: str) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, store: str | None = None, artifacts: str | None = None, **environment: str
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._folder, self._arguments = folder, arguments
+        self._artifacts = artifacts or str(folder / "artifacts")
         self._environment = environment | {
             "MLFLOW_BACKEND_STORE_URI": store or f"sqlite:///{folder / 'mlflow.db'}",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -39,7 +42,7 @@ class MlflowServer:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--artifacts-destination", str(self._folder / "artifacts"), *self._arguments]
+        command += ["--workers", "1", "--artifacts-destination", self._artifacts, *self._arguments]
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command,

@@ -96,4 +96,5 @@ def test_bad_input_fails_the_job_and_says_why(head, models, tmp_path):
 def test_a_wrong_token_is_refused(head, models, tmp_path):
     done = submit(head, *tiny.settings(models, tmp_path), RAY_AUTH_TOKEN=secrets.token_hex(32))
     assert done.returncode != 0
+    assert "the authentication token is invalid or incorrect" in done.stdout + done.stderr
     assert not list(tmp_path.iterdir())

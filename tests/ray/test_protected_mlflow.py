@@ -1,19 +1,22 @@
-"""A sweep whose MLflow asks for a password and keeps its tables in PostgreSQL, as a server that a team shares does."""
+"""A sweep whose MLflow is what a team shares: it asks for a password, its tables are in PostgreSQL, its files in S3."""
 
 import os
 import urllib.error
 import urllib.request
 from base64 import b64encode
 from unittest import mock
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.server import get_app_client
+from pyarrow.fs import FileSelector, FileSystem
 
 from orchestrator import sync
 from orchestrator.tracking.sweep_log import load_sweep
 from tests.ray import tiny
 from tests.ray.servers import MlflowServer, postgres_programs, postgres_server
+from tests.stores import new_bucket, s3_server
 from tests.tracking.store_content import content, registered
 
 PROGRAMS = postgres_programs()
@@ -39,7 +42,11 @@ ADMIN, ANNA, BOB = (login(user, PASSWORD) for user in ("admin", "anna", "bob"))
 def server(tmp_path_factory):
     """As SECURITY.md says; its users are `admin`, `anna` and `bob`."""
     folder = tmp_path_factory.mktemp("mlflow")
-    with postgres_server(PROGRAMS, DATABASE_PASSWORD, "mlflow", "users") as postgres:
+    with (
+        postgres_server(PROGRAMS, DATABASE_PASSWORD, "mlflow", "users") as postgres,
+        s3_server() as ending,
+    ):
+        bucket = urlsplit(new_bucket(ending))
         users = folder / "users.ini"
         settings = ("default_permission = READ", f"database_uri = {postgres}/users", "admin_username = admin")
         users.write_text("\n".join(["[mlflow]", *settings, "auth_cache_ttl_seconds = 60"]))
@@ -48,6 +55,8 @@ def server(tmp_path_factory):
             "--app-name=basic-auth",
             "--allowed-hosts=127.0.0.1:*",
             store=f"{postgres}/mlflow",
+            artifacts=f"s3://{bucket.netloc}{bucket.path}",
+            MLFLOW_S3_ENDPOINT_URL=f"http://{dict(parse_qsl(bucket.query))['endpoint_override']}",
             PGPASSWORD=DATABASE_PASSWORD,
             MLFLOW_AUTH_CONFIG_PATH=str(users),
             MLFLOW_AUTH_ADMIN_PASSWORD=PASSWORD,
@@ -58,6 +67,7 @@ def server(tmp_path_factory):
             with mock.patch.dict(os.environ, ADMIN):
                 for user in ("anna", "bob"):
                     get_app_client("basic-auth", started.url).create_user(user, PASSWORD)
+            started.bucket = bucket.geturl()
             yield started
         finally:
             started.stop()
@@ -112,6 +122,12 @@ def is_the_journal(view, folder):
     assert len(view["models"]) == sum(trial.checkpoint is not None for trial in trials.values())
 
 
+def files_in(bucket):
+    """Names of all files in a bucket."""
+    filesystem, root = FileSystem.from_uri(bucket)
+    return [found.base_name for found in filesystem.get_file_info(FileSelector(root, recursive=True)) if found.is_file]
+
+
 def leaves_no_password(done, folder):
     """Nothing that was printed or is kept in the storage folder holds a password; the server's address is found."""
     assert PLANTED.decode() not in done.stdout + done.stderr
@@ -131,6 +147,7 @@ def test_the_server_holds_what_the_journal_holds(server, sweep):
     assert "takes no records" not in done.stderr and f"Open {server.url}/#/experiments/" in done.stdout
     view = shown(server)
     is_the_journal(view, folder)
+    assert {"report.html", "examples.json"} <= set(files_in(server.bucket))
     assert [model["status"] for model in view["models"]] == ["READY"]
     with mock.patch.dict(os.environ, ANNA):
         assert registered(server.url) == {

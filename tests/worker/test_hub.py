@@ -99,4 +99,7 @@ def test_a_hub_that_stays_away_is_an_error_that_names_the_file(models, tmp_path)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode != 0
     assert 1 < len(asked) < 20
-    assert last.startswith(f"orchestrator.worker.hub.HubError: model.target: cannot load {NAME}: ") and "model.safetensors" in last, last
+    assert (
+        last.startswith(f"orchestrator.worker.hub.HubError: model.target: cannot load {NAME}: ")
+        and "model.safetensors" in last
+    ), last
