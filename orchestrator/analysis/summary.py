@@ -32,7 +32,7 @@ class TrialSummary:
 
     `objectives` are in the sweep's order and None without a score; `seconds` is the sum of the recorded phases, or the
     time from start to end where a trial ended before it recorded any, and None while it is unfinished. `gpu_seconds`:
-    what its slot held from start to end, waiting for workers included, 0 without GPUs. `tasks` are
+    what its workers held until its end, 0 without GPUs. `tasks` are
     those of a chain that were finished, however the trial ended; empty where there is a single task. `confirms` names
     the trial or baseline that it repeats on held-out questions.
     """

@@ -143,6 +143,13 @@ class StepRecord(BaseModel):
         return math.isfinite(self.loss) and (self.grad_norm is None or math.isfinite(self.grad_norm))
 
 
+class TrialTaken(_Record):
+    """Workers have the trial: from here on it holds its GPUs. Each group tells it; the first counts."""
+
+    kind: Literal["trial_taken"] = "trial_taken"
+    key: str
+
+
 class StepsReported(_Record):
     """Step metrics travel in batches."""
 
@@ -203,6 +210,7 @@ class TrialFinished(_Record):
 
     `metrics` maps names such as `model_utility` or `forget/rouge` to values. `objectives` are in the sweep's order and
     absent for FAILED. `retry`: the reason for FAILED lies outside of the trial, which a resumed sweep tries again.
+    `gpu_seconds`: held from when workers first had it until now; None where nobody measured it.
     `notes` say what went wrong without changing the result. `scores_path` is a JSON-lines file of per-example scores,
     `checkpoint` a folder of weights; both are relative to the sweep's folder.
     """
@@ -215,6 +223,7 @@ class TrialFinished(_Record):
     error: str | None = None
     retry: bool = False
     seconds: dict[str, float] = {}
+    gpu_seconds: float | None = None
     scores_path: str | None = None
     scores_sha256: str | None = None
     checkpoint: str | None = None
@@ -240,6 +249,7 @@ class SweepEnded(_Record):
 Record = Annotated[
     SweepStarted
     | TrialStarted
+    | TrialTaken
     | StepsReported
     | RungReached
     | TaskFinished

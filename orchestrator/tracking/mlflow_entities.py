@@ -66,15 +66,15 @@ def _step_metrics(record: StepsReported, time_ms: int) -> list[Metric]:
 
 
 def final_metrics(
-    finished: TrialFinished, header: SweepStarted, tags: Mapping[str, str], *, model_id: str | None, gpu_seconds: float
+    finished: TrialFinished, header: SweepStarted, tags: Mapping[str, str], *, model_id: str | None
 ) -> list[Metric]:
     """How a trial ended, linked to its weights where they are kept and to the questions that were asked.
 
     `tags` are those of its run.
     """
     values = dict(finished.metrics) | {f"seconds/{phase}": value for phase, value in finished.seconds.items()}
-    if gpu_seconds:
-        values["gpu_seconds"] = gpu_seconds
+    if finished.gpu_seconds:
+        values["gpu_seconds"] = finished.gpu_seconds
     if finished.state is TrialState.COMPLETE and finished.objectives:
         names = [objective.metric for objective in header.objectives]
         values = dict(zip(names, finished.objectives, strict=True)) | values

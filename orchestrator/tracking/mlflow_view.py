@@ -24,6 +24,7 @@ from orchestrator.tracking.journal import (
     SweepStarted,
     TrialFinished,
     TrialStarted,
+    TrialTaken,
     read_records,
 )
 from orchestrator.tracking.mlflow_entities import (
@@ -51,7 +52,6 @@ class _Run:
     tags: dict[str, str] = field(default_factory=dict)
     models: set[str] = field(default_factory=set)
     new: bool = False
-    gpus: float = 0.0
     has_inputs: bool = False
 
     @classmethod
@@ -72,9 +72,11 @@ class _Pending:
     finished: TrialFinished | None = None
     deleted: bool = False
 
-    def take(self, record: OnTheWay | TrialFinished | CheckpointDeleted) -> None:
+    def take(self, record: TrialTaken | OnTheWay | TrialFinished | CheckpointDeleted) -> None:
         """One more record of the trial."""
         match record:
+            case TrialTaken():
+                pass  # what follows from it is told at the end
             case TrialFinished():
                 self.finished = record
             case CheckpointDeleted():
@@ -310,8 +312,6 @@ class MlflowView:
         if started is None:
             return None if key in self._stale else run
         start_ms = milliseconds(started.time)
-        if run is not None:
-            run.gpus = started.gpus
         if run is not None and start_ms > run.start_ms:  # it was cut off, or failed for reasons of others
             client.delete_run(run.run_id)
             run = None
@@ -319,7 +319,7 @@ class MlflowView:
             assert self._header is not None
             tags = page.run_tags(started, self._header, self._color(started.method))
             self._runs[key] = run = _Run.of(client.create_run(self._id, start_ms, tags, key))
-            run.new, run.gpus = True, started.gpus
+            run.new = True
         if start_ms < run.start_ms:
             self._stale.add(key)
             return None
@@ -337,8 +337,7 @@ class MlflowView:
             if finished.checkpoint and not news.deleted
             else None
         )
-        gpu_seconds = run.gpus * (finished.time - run.start_ms / 1000)
-        return final_metrics(finished, self._header, run.tags, model_id=model_id, gpu_seconds=gpu_seconds)
+        return final_metrics(finished, self._header, run.tags, model_id=model_id)
 
     def _checkpoint(self, client: MlflowClient, key: str, run: _Run, checkpoint: str) -> str:
         """A logged model that points at the weights where they are; they are not copied."""

@@ -18,10 +18,11 @@ from orchestrator.tracking.journal import (
     TrialFinished,
     TrialStarted,
     TrialState,
+    TrialTaken,
     read_records,
 )
 
-_OF_A_TRIAL = (StepsReported, RungReached, TaskFinished, TrialFinished, CheckpointDeleted)
+_OF_A_TRIAL = (TrialTaken, StepsReported, RungReached, TaskFinished, TrialFinished, CheckpointDeleted)
 
 
 @dataclass(slots=True)
@@ -36,8 +37,8 @@ class TrialLog:
 
     @property
     def gpu_seconds(self) -> float | None:
-        """GPU-seconds that the last attempt held from its start to its end; None while it has none."""
-        return None if self.finished is None else _gpu_seconds(self.started, self.finished.time)
+        """GPU-seconds that the last attempt held until its end; None while it has none."""
+        return None if self.finished is None else _held_by(self.started, self.finished)
 
     @property
     def is_done(self) -> bool:
@@ -66,28 +67,34 @@ class Spent:
     since: float | None = None  # when this sitting began
     last: float = 0.0
     running: dict[str, TrialStarted] = field(default_factory=dict)
+    taken: dict[str, float] = field(default_factory=dict)  # since when those of them that have workers hold their GPUs
 
     def add(self, record: Record) -> None:
         """One more record, in the order of the journal."""
         match record:
             case SweepStarted():
                 self.seconds, self.gpu_seconds = self.until(None)
-                self.since, self.last, self.running = record.time, record.time, {}
+                self.since, self.last, self.running, self.taken = record.time, record.time, {}, {}
             case TrialStarted(key=key):
                 self.running[key] = record
+                self.taken.pop(key, None)
+            case TrialTaken(key=key):
+                self.taken.setdefault(key, record.time)
             case TrialFinished(key=key) if key in self.running:
-                self.gpu_seconds += _gpu_seconds(self.running.pop(key), record.time)
+                self.gpu_seconds += _held_by(self.running.pop(key), record)
         self.last = max(self.last, record.time)  # what is told again keeps its time
 
     def until(self, now: float | None) -> tuple[float, float]:
         """Both sums by the last record, or by `now`."""
         end = self.last if now is None else now
-        held = sum(_gpu_seconds(started, end) for started in self.running.values())
+        held = sum(max(0.0, end - self.taken[key]) * one.gpus for key, one in self.running.items() if key in self.taken)
         return self.seconds + (0.0 if self.since is None else end - self.since), self.gpu_seconds + held
 
 
-def _gpu_seconds(started: TrialStarted, end: float) -> float:
-    return max(0.0, end - started.time) * started.gpus
+def _held_by(started: TrialStarted, finished: TrialFinished) -> float:
+    if finished.gpu_seconds is not None:
+        return finished.gpu_seconds
+    return max(0.0, finished.time - started.time) * started.gpus  # of a journal that does not say since when
 
 
 @dataclass(slots=True)

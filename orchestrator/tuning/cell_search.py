@@ -25,7 +25,7 @@ from ray.tune.search import Searcher
 from orchestrator.base_config import Value
 from orchestrator.config import SearchConfig
 from orchestrator.space import Choice, FloatRange, IntRange
-from orchestrator.tracking.journal import Record, TrialFinished, TrialStarted, TrialState, parse_record
+from orchestrator.tracking.journal import Record, TrialFinished, TrialStarted, TrialState, TrialTaken, parse_record
 from orchestrator.tracking.sweep_log import TrialLog
 from orchestrator.worker.job import TrialJob
 
@@ -179,6 +179,7 @@ class _Running:
     confirms: str | None
     slot: str | None = None
     num_reports: int = 0
+    taken: float | None = None  # when workers first had it
     finished: TrialFinished | None = None
 
     @property
@@ -291,16 +292,19 @@ class CellSearch(Searcher):
             return
         running.num_reports = result["report"] + 1
         record = parse_record(result["record"])
-        self._recorder.record(record)
+        if isinstance(record, TrialTaken) and running.taken is None:
+            running.taken = record.time
         if isinstance(record, TrialFinished):
-            running.finished = record
+            record = running.finished = self._with_gpu_seconds(running, record)
+        self._recorder.record(record)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record how a trial ended that could not say so itself, then let its study know."""
         running = self._running.pop(trial_id)
         if running.finished is None:
             text = "the process that held its slot died" if error else "it ended without a result"
-            running.finished = TrialFinished(key=running.job.key, state=TrialState.FAILED, error=text)
+            failed = TrialFinished(key=running.job.key, state=TrialState.FAILED, error=text)
+            running.finished = self._with_gpu_seconds(running, failed)
             self._recorder.record(running.finished)
         if running.cell is not None:
             assert running.number is not None
@@ -374,10 +378,19 @@ class CellSearch(Searcher):
                 confirms=confirms,
                 params=job.params,
                 config=job.config.model_dump(mode="json"),
-                gpus=self._slot.get("num_workers", 0) * self._slot.get("gpus_per_worker", 0.0),
+                gpus=self._num_gpus,
             )
         )
         return {"key": job.key, "job": job.model_dump_json(), "slot": self._slot}
+
+    @property
+    def _num_gpus(self) -> float:
+        held: float = self._slot.get("num_workers", 0) * self._slot.get("gpus_per_worker", 0.0)
+        return held
+
+    def _with_gpu_seconds(self, running: _Running, record: TrialFinished) -> TrialFinished:
+        seconds = 0.0 if running.taken is None else max(0.0, record.time - running.taken)
+        return record.model_copy(update={"gpu_seconds": self._num_gpus * seconds})
 
 
 def trial_key(cell: str, number: int) -> str:

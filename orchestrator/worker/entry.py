@@ -18,7 +18,7 @@ from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import get_device
 
 from orchestrator.storage import StorageError, is_uri
-from orchestrator.tracking.journal import RungReached
+from orchestrator.tracking.journal import RungReached, TrialTaken
 from orchestrator.tracking.pump import redact_uri
 from orchestrator.worker.engine import import_deepspeed, leave_process_group, start_process_group
 from orchestrator.worker.hub import HubError
@@ -42,6 +42,8 @@ def serve(mailbox: Any, hang_seconds: float) -> None:
         if _is_leaving():
             ray.get(mailbox.leave.remote(sequence))
             return
+        if rank == 0:
+            ray.get(mailbox.push.remote(sequence, TrialTaken(key=job.key).model_dump_json()))
         try:
             result = run_trial(job, parts, partial(_send, mailbox, sequence), _is_leaving, partial(_goes_on, mailbox))
         except PreemptedError:  # all ranks together

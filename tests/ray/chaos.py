@@ -129,7 +129,7 @@ def workers(sweep):
 
 
 def actors(sweep, name):
-    """The processes of actors of this name in this sweep's own Ray."""
+    """The processes of actors of this name in this sweep's own Ray, or below another process."""
     found = []
     for process in psutil.Process(sweep.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # it is ending

@@ -97,7 +97,7 @@ def num_nodes(address):
         [sys.executable, "-c", ALIVE.format(address)],
         capture_output=True,
         text=True,
-        env=tiny.environment(RAY_AUTH_MODE="disabled"),
+        env=tiny.environment(RAY_AUTH_MODE="disabled", RAY_SCHEDULER_EVENTS="0"),  # else it may print the autoscaler's
         check=True,
     )
     return int(done.stdout)

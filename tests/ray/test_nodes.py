@@ -16,7 +16,7 @@ from ray.cluster_utils import Cluster
 
 from orchestrator.tracking.sweep_log import load_sweep
 from tests.ray import tiny
-from tests.ray.chaos import ends_with, same_results, start, wait_for_point, went_on
+from tests.ray.chaos import ends_with, same_results, start, wait_for_point, went_on, workers
 
 pytestmark = [
     pytest.mark.ray,
@@ -135,7 +135,7 @@ def test_a_machine_that_is_cut_off_in_the_middle_of_a_trial(models, undisturbed,
         two = ("search.trials_per_cell=2", "resources.max_concurrent_trials=1")
         sweep = start(models, tmp_path, *two, RAY_ADDRESS=f"{network.address}:6399")
         wait_for_point(sweep, tmp_path, 0)
-        network.cut(next(address for address, raylet in zip(addresses, processes[1:], strict=True) if trains(raylet)))
+        network.cut(next(address for address, raylet in zip(addresses, processes[1:], strict=True) if workers(raylet)))
         ends_with(sweep, 0)
     finally:
         for process in processes:
@@ -151,11 +151,6 @@ def run(command, log):
     environment = tiny.environment(RAY_AUTH_MODE="disabled", PATH=path)
     with log.open("w") as file:
         return subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
-
-
-def trains(process):
-    names = ["".join(one.cmdline()[:1]) for one in psutil.Process(process.pid).children(recursive=True)]
-    return any(name.startswith("ray::RayTrainWorker") for name in names)
 
 
 def stop(process):

@@ -9,7 +9,7 @@ from ray.tune.search import Searcher
 
 from orchestrator.config import SearchConfig, trial_config
 from orchestrator.load_config import load_config
-from orchestrator.tracking.journal import ObjectiveRecord, TrialFinished, TrialStarted, TrialState
+from orchestrator.tracking.journal import ObjectiveRecord, TrialFinished, TrialStarted, TrialState, TrialTaken
 from orchestrator.tracking.sweep_log import TrialLog
 from orchestrator.tuning.cell_search import Baseline, Cell, CellSearch, CellStudy, distributions, trial_key
 from orchestrator.worker.job import TrialJob
@@ -255,8 +255,25 @@ def test_a_trial_that_had_ended_when_its_slot_died_is_recorded_once():
     searcher.on_trial_result("a", report(0, finished))
     searcher.on_trial_result("a", report(0, finished) | {"slot": "slot-2"})
     searcher.on_trial_complete("a", {})
-    assert [record for record in tape.records if isinstance(record, TrialFinished)] == [finished]
+    assert [record.time for record in tape.records if isinstance(record, TrialFinished)] == [finished.time]
     assert searcher.is_done
+
+
+def test_a_trial_holds_gpus_from_when_workers_first_have_it():
+    """Two workers of half a GPU each; it waited ten seconds for them, and a second group took it later."""
+    tape = Tape()
+    searcher = search(tape, cells=("A",), per_cell=2)
+    key = searcher.suggest("a")["key"]
+    begun = tape.records[-1].time
+    for number, seconds in enumerate((10, 50)):
+        searcher.on_trial_result("a", report(number, TrialTaken(key=key, time=begun + seconds)))
+    finished = result(0, key=key).model_copy(update={"time": begun + 110})
+    searcher.on_trial_result("a", report(2, finished))
+    searcher.on_trial_complete("a", {})
+    assert tape.records[-1].gpu_seconds == pytest.approx(100)
+    searcher.suggest("b")
+    searcher.on_trial_complete("b", None, error=True)  # no workers came
+    assert tape.records[-1].gpu_seconds == 0
 
 
 def test_settings_that_do_not_go_together_fail_alone():
