@@ -103,12 +103,12 @@ class ResourcesConfig(Config):
         None, description="time on the clock, over all sittings, after which no trial begins; none: no limit"
     )
     max_gpu_hours: PositiveFloat | None = Field(
-        None, description="GPU-hours, over all sittings, after which no trial begins; none: no limit"
+        None, description="GPU-hours that workers held, over all sittings, after which no trial begins; none: no limit"
     )
     isolation: Literal["slot", "process"] = Field(
         "slot", description="slot: worker groups live on between trials; process: a new group for each trial"
     )
-    max_attempts: PositiveInt = Field(3, description="starts of one trial whose workers died, before it is FAILED")
+    max_attempts: PositiveInt = Field(3, description="starts of a trial whose workers died, by one slot, before FAILED")
     slot_idle_seconds: PositiveFloat = Field(60, description="a slot without a next trial ends after this")
     start_timeout_seconds: PositiveFloat = Field(1800, description="wait for a worker group; nodes may have to start")
     hang_seconds: PositiveFloat = Field(
