@@ -42,7 +42,8 @@ from orchestrator.tracking.journal import Journal, Record
 from orchestrator.tracking.pump import Pump
 from orchestrator.tracking.recorder import Recorder
 from orchestrator.tracking.sweep_log import load_sweep
-from orchestrator.tuning.cell_search import CellSearch, CellStudy
+from orchestrator.tuning.cell_search import CellSearch
+from orchestrator.tuning.cell_study import CellStudy
 from orchestrator.tuning.resources import Plan
 from orchestrator.tuning.search import Search
 from orchestrator.worker.job import TrialJob

@@ -40,7 +40,7 @@ from orchestrator.tracking.journal import (
     TrialStarted,
 )
 from orchestrator.trial_config import TrialConfig, known_metrics
-from orchestrator.tuning.cell_search import trial_key
+from orchestrator.tuning.cell_study import trial_key
 from orchestrator.worker.job import TrialJob
 
 PACKAGES = ("pydantic", "numpy", "moocore", "jinja2", "plotly", "selenium")

@@ -14,7 +14,7 @@ from orchestrator.analysis.pareto import is_dominated
 from orchestrator.tracking.checkpoints import WEIGHTS_FOLDER
 from orchestrator.tracking.journal import ExampleAnswer, Record, StepRecord, StepsReported, TrialFinished, TrialState
 from orchestrator.trial_config import known_metrics
-from orchestrator.tuning.cell_search import seed_of
+from orchestrator.tuning.cell_study import seed_of
 from orchestrator.worker.job import TrialJob
 
 STEPS_PER_EPOCH = 2  # as forget01 has: 40 rows in batches of 32

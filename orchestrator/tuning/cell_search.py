@@ -1,140 +1,20 @@
-"""One Optuna study a cell, all inside one Tune searcher.
+"""All cells' studies inside one Tune searcher: which trial a free slot gets, and what its reports come to.
 
-Suggestion n of a cell is a function of the cell's seed and of the results of its trials up to n - lookahead, told in
-trial-number order. It depends neither on the order in which trials end, nor on how many run at once, nor on
-interruptions: a resumed search goes through the journal in the same order and gets the same suggestions.
+A resumed search goes through the journal first, and then goes on as one that was not cut off (see cell_study).
 """
 
-import hashlib
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import islice, product
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
-import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from ray.tune.search import Searcher
 
 from orchestrator.base_config import Value
-from orchestrator.config import SearchConfig
-from orchestrator.space import Choice, FloatRange, IntRange
 from orchestrator.tracking.journal import Record, TrialFinished, TrialStarted, TrialState, TrialTaken, parse_record
 from orchestrator.tracking.sweep_log import TrialLog
+from orchestrator.tuning.cell_study import CellStudy, trial_key
 from orchestrator.worker.job import TrialJob
-
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-def seed_of(*parts: object) -> int:
-    """A seed in [0, 2**31) that differs for different parts and is the same on every machine."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big") >> 1
-
-
-def distributions(space: Mapping[str, FloatRange | IntRange | Choice]) -> dict[str, BaseDistribution]:
-    """Optuna's words for a search space."""
-    return {key: _distribution(searched) for key, searched in space.items()}
-
-
-def _distribution(searched: FloatRange | IntRange | Choice) -> BaseDistribution:
-    match searched:
-        case FloatRange(low=low, high=high, log=log):
-            return FloatDistribution(low, high, log=log)
-        case IntRange(low=low, high=high, log=log):
-            return IntDistribution(low, high, log=log)
-        case Choice(choices=choices):
-            return CategoricalDistribution(choices)
-
-
-@dataclass
-class CellStudy:
-    """The study of one cell. Trials are numbered from 0, as Optuna does; `num_suggested` is the next one's number."""
-
-    name: str
-    space: dict[str, BaseDistribution]
-    first: dict[str, Value]
-    directions: Sequence[Literal["maximize", "minimize"]]
-    search: SearchConfig
-    seed: int
-    lookahead: int
-    num_suggested: int = field(default=0, init=False)
-    _results: dict[int, TrialFinished] = field(default_factory=dict)
-    _num_told: int = 0
-
-    def __post_init__(self) -> None:
-        self._study = optuna.create_study(directions=list(self.directions), study_name=self.name)
-
-    def suggest(self, known: Mapping[str, Value] | None = None) -> dict[str, Value] | None:
-        """Settings of the next trial, or None while a result that it must know is outstanding.
-
-        `known` is what the journal says that they were; sampling them again would give the same.
-        """
-        number = self.num_suggested
-        while self._num_told <= number - self.lookahead:
-            if self._num_told not in self._results:
-                return None
-            self._tell(self._num_told)
-            self._num_told += 1
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._study.sampler = self._sampler(seed_of(self.seed, number))
-            fixed = self._fixed_params(number) if known is None else dict(known)
-            if fixed is not None:
-                self._study.enqueue_trial(fixed)
-            trial = self._study.ask(self.space)
-        self.num_suggested += 1
-        return dict(trial.params)
-
-    def add_result(self, number: int, result: TrialFinished) -> None:
-        """What became of a trial; known to later suggestions in trial-number order only."""
-        self._results[number] = result
-
-    def _fixed_params(self, number: int) -> dict[str, Value] | None:
-        """Settings that are not the sampler's to choose."""
-        if self.search.sampler == "grid":
-            return self._grid_point(number)
-        return self._first_params() if number == 0 else None
-
-    def _first_params(self) -> dict[str, Value]:
-        """The first trial's settings, where the space offers them."""
-        return {
-            key: self.first[key]
-            for key, distribution in self.space.items()
-            if not isinstance(distribution, CategoricalDistribution) or self.first[key] in distribution.choices
-        }
-
-    def _grid_point(self, number: int) -> dict[str, Value]:
-        """The combination of that number, the last key's choices running fastest."""
-        choices: list[Any] = [cast(CategoricalDistribution, searched).choices for searched in self.space.values()]
-        return dict(zip(self.space, next(islice(product(*choices), number, None)), strict=True))
-
-    def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
-        match self.search.sampler:
-            case "random" | "grid":
-                return optuna.samplers.RandomSampler(seed=seed)
-            case "gp":
-                return optuna.samplers.GPSampler(seed=seed, n_startup_trials=self.search.startup_trials)
-            case "tpe":
-                return optuna.samplers.TPESampler(
-                    seed=seed,
-                    n_startup_trials=self.search.startup_trials,
-                    multivariate=True,
-                    constant_liar=True,
-                )
-
-    def _tell(self, number: int) -> None:
-        """Diverged trials count as COMPLETE with the worst values there are, so that the sampler keeps away."""
-        result = self._results[number]
-        if result.state == TrialState.FAILED or result.objectives is None:
-            self._study.tell(number, state=optuna.trial.TrialState.FAIL)
-        else:
-            self._study.tell(number, list(result.objectives))
 
 
 @dataclass
@@ -174,18 +54,23 @@ class _Running:
     """A trial that was handed to Tune; of the search where it has a cell."""
 
     job: TrialJob
-    cell: Cell | None
-    number: int | None
-    confirms: str | None
+    cell: Cell | None = None
+    number: int | None = None
+    confirms: str | None = None
     slot: str | None = None
     num_reports: int = 0
     taken: float | None = None  # when workers first had it
+    waits: bool = False  # no workers came, see CellSearch._waits_again
     finished: TrialFinished | None = None
 
     @property
     def is_baseline(self) -> bool:
         """Whether trials of the search wait for it."""
         return self.cell is None and self.confirms is None
+
+    def again(self) -> "_Running":
+        """The same trial as if it had not run."""
+        return _Running(self.job, self.cell, self.number, self.confirms)
 
 
 _Given = TypeVar("_Given", Baseline, Confirmation)
@@ -225,6 +110,7 @@ class CellSearch(Searcher):
         self._baselines = [baseline for baseline in baselines if baseline.key not in finished]
         self._recorder, self._slot = recorder, dict(slot)
         self._running: dict[str, _Running] = {}
+        self._waiting: list[_Running] = []  # for workers, again
         self.slots: set[str] = set()
         self._budget, self._confirm = budget, confirm
         # Not known before the search is over.
@@ -244,7 +130,7 @@ class CellSearch(Searcher):
     def num_left(self) -> int:
         """Trials, baselines and confirmations that are known, and neither finished nor running."""
         waiting = sum(cell.num_trials - cell.study.num_suggested for cell in self._cells)
-        return len(self._baselines) + waiting + len(self._confirmations or ())
+        return len(self._waiting) + len(self._baselines) + waiting + len(self._confirmations or ())
 
     @property
     def is_done(self) -> bool:
@@ -263,21 +149,8 @@ class CellSearch(Searcher):
             self.spent = self.spent or self._budget()
         if self._is_over:
             return Searcher.FINISHED
-        if (baseline := self._take_ready(self._baselines)) is not None:
-            return self._start(trial_id, baseline.make_job(), None, None)
-        if self._baselines or any(running.is_baseline for running in self._running.values()):
-            return None
-        while (found := self._next_trial()) is not None:
-            cell, number, params = found
-            try:
-                job = cell.make_job(number, params)
-            except ValueError as error:
-                self._refuse(cell, number, params, error)
-            else:
-                return self._start(trial_id, job, cell, number)
-        self._begin_to_confirm()  # the last trials may have been refused
-        if (run := self._take_ready(self._confirmations or [])) is not None:
-            return self._start(trial_id, run.make_job(), None, run.number, run.confirms)
+        if (running := self._next()) is not None:
+            return self._start(trial_id, running)
         return Searcher.FINISHED if self.num_left == 0 and self._confirmations is not None else None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -295,12 +168,18 @@ class CellSearch(Searcher):
         if isinstance(record, TrialTaken) and running.taken is None:
             running.taken = record.time
         if isinstance(record, TrialFinished):
+            running.waits = self._waits_again(running, record)
+            if running.waits:
+                return
             record = running.finished = self._with_gpu_seconds(running, record)
         self._recorder.record(record)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record how a trial ended that could not say so itself, then let its study know."""
         running = self._running.pop(trial_id)
+        if running.waits:
+            self._waiting.append(running)
+            return
         if running.finished is None:
             text = "the process that held its slot died" if error else "it ended without a result"
             failed = TrialFinished(key=running.job.key, state=TrialState.FAILED, error=text)
@@ -321,6 +200,12 @@ class CellSearch(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore; see __getstate__."""
 
+    def _waits_again(self, running: _Running, record: TrialFinished) -> bool:
+        """Whether a trial that no workers came for is no failure: others have some, so that there is a cluster, smaller
+        than it was planned to be. Their slots end when nothing else is left for them, and give it room."""
+        others = (other for other in self._running.values() if other is not running)
+        return record.retry and running.taken is None and any(other.taken is not None for other in others)
+
     def _take_ready(self, waiting: list[_Given]) -> _Given | None:
         """The first whose `after` are done, which then waits no longer."""
         outstanding = {running.job.key for running in self._running.values()} | {one.key for one in waiting}
@@ -333,6 +218,24 @@ class CellSearch(Searcher):
         """Once the search is over, find out what is to be confirmed."""
         if self._confirm is not None and self._confirmations is None and self.num_left == 0 and not self._running:
             self._confirmations = [run for run in self._confirm() if run.key not in self._finished]
+
+    def _next(self) -> _Running | None:
+        """What is to run next: what waited for workers, baselines and only then trials, and what confirms them."""
+        if self._waiting:
+            return self._waiting.pop(0).again()
+        if (baseline := self._take_ready(self._baselines)) is not None:
+            return _Running(baseline.make_job())
+        if self._baselines or any(running.is_baseline for running in self._running.values()):
+            return None
+        while (found := self._next_trial()) is not None:
+            cell, number, params = found
+            try:
+                return _Running(cell.make_job(number, params), cell, number)
+            except ValueError as error:
+                self._refuse(cell, number, params, error)
+        self._begin_to_confirm()  # the last trials may have been refused
+        run = self._take_ready(self._confirmations or [])
+        return None if run is None else _Running(run.make_job(), None, run.number, run.confirms)
 
     def _next_trial(self) -> tuple[Cell, int, dict[str, Value]] | None:
         """The next trial of the least served cell that need not wait for a result."""
@@ -365,16 +268,15 @@ class CellSearch(Searcher):
         self._recorder.record(finished)
         cell.study.add_result(number, finished)
 
-    def _start(
-        self, trial_id: str, job: TrialJob, cell: Cell | None, number: int | None, confirms: str | None = None
-    ) -> dict[str, Any]:
-        self._running[trial_id] = _Running(job, cell, number, confirms)
+    def _start(self, trial_id: str, running: _Running) -> dict[str, Any]:
+        self._running[trial_id] = running
+        job, cell, confirms = running.job, running.cell, running.confirms
         self._recorder.record(
             TrialStarted(
                 key=job.key,
                 method=cell.method if cell else (confirms or job.key).partition("/")[0],
                 forget_set=job.config.forget_set,
-                number=number,
+                number=running.number,
                 confirms=confirms,
                 params=job.params,
                 config=job.config.model_dump(mode="json"),
@@ -391,8 +293,3 @@ class CellSearch(Searcher):
     def _with_gpu_seconds(self, running: _Running, record: TrialFinished) -> TrialFinished:
         seconds = 0.0 if running.taken is None else max(0.0, record.time - running.taken)
         return record.model_copy(update={"gpu_seconds": self._num_gpus * seconds})
-
-
-def trial_key(cell: str, number: int) -> str:
-    """`METHOD/forget_set/tNNN`."""
-    return f"{cell}/t{number:03d}"

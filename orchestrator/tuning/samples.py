@@ -2,7 +2,7 @@
 
 from orchestrator.base_config import Value
 from orchestrator.config import SweepConfig, cell_space, first_values, num_trials
-from orchestrator.tuning.cell_search import CellStudy, distributions, seed_of, trial_key
+from orchestrator.tuning.cell_study import CellStudy, distributions, seed_of, trial_key
 
 
 def sample_trials(sweep: SweepConfig, number: int) -> dict[str, dict[str, Value]]:

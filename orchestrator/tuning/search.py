@@ -30,16 +30,8 @@ from orchestrator.tracking.confirmation import ConfirmationRun, confirmation_run
 from orchestrator.tracking.journal import TrialState
 from orchestrator.tracking.recorder import Recorder
 from orchestrator.trial_config import TrialConfig
-from orchestrator.tuning.cell_search import (
-    Baseline,
-    Cell,
-    CellSearch,
-    CellStudy,
-    Confirmation,
-    distributions,
-    seed_of,
-    trial_key,
-)
+from orchestrator.tuning.cell_search import Baseline, Cell, CellSearch, Confirmation
+from orchestrator.tuning.cell_study import CellStudy, distributions, seed_of, trial_key
 from orchestrator.tuning.resources import Node, Plan, head_share
 from orchestrator.worker.job import TrialJob
 

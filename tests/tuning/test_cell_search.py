@@ -11,7 +11,8 @@ from orchestrator.config import SearchConfig, trial_config
 from orchestrator.load_config import load_config
 from orchestrator.tracking.journal import ObjectiveRecord, TrialFinished, TrialStarted, TrialState, TrialTaken
 from orchestrator.tracking.sweep_log import TrialLog
-from orchestrator.tuning.cell_search import Baseline, Cell, CellSearch, CellStudy, distributions, trial_key
+from orchestrator.tuning.cell_search import Baseline, Cell, CellSearch
+from orchestrator.tuning.cell_study import CellStudy, distributions, trial_key
 from orchestrator.worker.job import TrialJob
 
 SWEEP = load_config("quickstart")
@@ -274,6 +275,26 @@ def test_a_trial_holds_gpus_from_when_workers_first_have_it():
     searcher.suggest("b")
     searcher.on_trial_complete("b", None, error=True)  # no workers came
     assert tape.records[-1].gpu_seconds == 0
+
+
+def test_a_trial_that_no_workers_came_for_waits_while_others_have_some():
+    """The cluster is smaller than it may grow to: no trial fails of it, and those after it are not burned."""
+    tape = Tape()
+    searcher = search(tape, cells=("A", "B"), per_cell=1)
+    first, second = (searcher.suggest(name)["key"] for name in "ab")
+    searcher.on_trial_result("a", report(0, TrialTaken(key=first)))
+    no_room = TrialFinished(key=second, state=TrialState.FAILED, error="no room", retry=True)
+    for name in ("b", "c"):  # and again
+        searcher.on_trial_result(name, report(0, no_room))
+        searcher.on_trial_complete(name, {})
+        assert searcher.num_left == 1 and not searcher.is_done
+        assert searcher.suggest({"b": "c", "c": "d"}[name])["key"] == second
+    searcher.on_trial_result("a", report(1, result(0, key=first)))
+    searcher.on_trial_complete("a", {})
+    assert not any(isinstance(record, TrialFinished) and record.key == second for record in tape.records)
+    searcher.on_trial_result("d", report(0, no_room))  # now nobody has any
+    searcher.on_trial_complete("d", {})
+    assert tape.records[-1].error == "no room" and searcher.is_done
 
 
 def test_settings_that_do_not_go_together_fail_alone():

@@ -9,7 +9,8 @@ from orchestrator.config import SweepConfig, cell_space, first_values, num_combi
 from orchestrator.load_config import ConfigError, build_config, load_config
 from orchestrator.tracking.journal import ObjectiveRecord, TrialFinished, TrialStarted, TrialState
 from orchestrator.tracking.sweep_log import TrialLog
-from orchestrator.tuning.cell_search import Cell, CellSearch, CellStudy, distributions, trial_key
+from orchestrator.tuning.cell_search import Cell, CellSearch
+from orchestrator.tuning.cell_study import CellStudy, distributions, trial_key
 from orchestrator.tuning.samples import sample_trials
 from orchestrator.worker.job import TrialJob
 
