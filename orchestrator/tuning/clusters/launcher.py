@@ -3,6 +3,7 @@
 import copy
 import difflib
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -161,8 +162,6 @@ def head_size(file: ClusterFile) -> Iterator[str]:
 def workers_from_zero(file: ClusterFile) -> Iterator[str]:
     """GPU nodes that nobody asked for cost money."""
     if _cloud(file.document) == "local":
-        if file.document.get("min_workers") != 0:
-            yield f"min_workers is {file.document.get('min_workers')!r}; write 0: Ray starts on hosts as trials wait"
         return
     for name, kind in _types(file.document).items():
         number = kind.get("min_workers", 0)
@@ -172,6 +171,8 @@ def workers_from_zero(file: ClusterFile) -> Iterator[str]:
 
 def idle_nodes_end(file: ClusterFile) -> Iterator[str]:
     """Nodes without work are given back within an hour."""
+    if _cloud(file.document) == "local":
+        return
     minutes = file.document.get("idle_timeout_minutes")
     if not isinstance(minutes, int | float) or not 0 < minutes <= _LONGEST_IDLE_MINUTES:
         yield f"idle_timeout_minutes is {minutes!r}; write minutes between 1 and {_LONGEST_IDLE_MINUTES}"
@@ -260,6 +261,21 @@ def ray_starts(file: ClusterFile) -> Iterator[str]:
         yield "head_start_ray_commands: --autoscaling-config=~/ray_bootstrap_config.yaml is missing; no node comes"
     if "$RAY_HEAD_IP" not in workers:
         yield "worker_start_ray_commands: --address=$RAY_HEAD_IP:6379 is missing; workers would not find the head"
+    if not re.search(r"unset OMP_NUM_THREADS\b.*ray start", workers):
+        yield "worker_start_ray_commands: write unset OMP_NUM_THREADS; ray start: Ray's launcher sets it to 1"
+
+
+def every_host_starts(file: ClusterFile) -> Iterator[str]:
+    """Version 2 of the autoscaler knows no resources of own hosts, and counts the head as one of them."""
+    if _cloud(file.document) != "local":
+        return
+    if "RAY_enable_autoscaler_v2=0 " not in " ".join(file.document.get("head_start_ray_commands") or []):
+        yield "head_start_ray_commands: write RAY_enable_autoscaler_v2=0 ray start --head; v2 leaves a host out"
+    hosts = file.document["provider"].get("worker_ips") or []
+    for key in ("min_workers", "max_workers"):
+        number = file.document.get(key, len(hosts))
+        if number != len(hosts):
+            yield f"{key} is {number}, but there are {len(hosts)} worker_ips; remove it: Ray then starts on all of them"
 
 
 CHECKS = (
@@ -278,4 +294,5 @@ CHECKS = (
     no_public_address,
     notice_is_passed_on,
     ray_starts,
+    every_host_starts,
 )
