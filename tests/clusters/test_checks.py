@@ -42,7 +42,6 @@ def test_every_check_has_a_planted_mistake():
         ("aws-g5.yaml", "g5.12xlarge", "g6.12xlarge", "GPU: 4}", "GPU: 4}"),
         ("aws-p4d.yaml", "p4d.24xlarge", "p5.48xlarge", "{CPU: 96, GPU: 8}", "{CPU: 192, GPU: 8}"),
         ("gcp-a2.yaml", "a2-highgpu-4g", "a2-highgpu-1g", "{CPU: 48, GPU: 4}", "{CPU: 12, GPU: 1}"),
-        ("gcp-a3.yaml", "a3-highgpu-8g", "a3-highgpu-2g", "{CPU: 208, GPU: 8}", "{CPU: 52, GPU: 2}"),
         ("azure-nd.yaml", "Standard_ND96asr_v4", "Standard_ND96isr_H100_v5", "GPU: 8}", "GPU: 8}"),
     ],
 )

@@ -116,6 +116,19 @@ def machine_types(file: ClusterFile) -> Iterator[str]:
                 )
 
 
+def disk_types(file: ClusterFile) -> Iterator[str]:
+    """A disk that the machine does not take, or of another zone, fails when a node is asked for."""
+    provider = file.document["provider"]
+    zone = f"projects/{provider.get('project_id')}/zones/{provider.get('availability_zone')}/diskTypes/"
+    for name, kind in _types(file.document).items():
+        for disk in (kind.get("node_config") or {}).get("disks") or []:
+            written = (disk.get("initializeParams") or {}).get("diskType")
+            if written is None and _machine(file.document, kind).startswith("a3-"):
+                yield f"available_node_types.{name}: a3 takes no pd-standard; write diskType: {zone}pd-balanced"
+            if written is not None and not written.startswith(zone):
+                yield f"available_node_types.{name}: diskType is {written}; write one of {zone}"
+
+
 def head_gives_nothing(file: ClusterFile) -> Iterator[str]:
     """Training on the head would take the memory that the trainables need."""
     if _cloud(file.document) == "local":
@@ -284,6 +297,7 @@ CHECKS = (
     node_config_keys,
     places,
     machine_types,
+    disk_types,
     head_gives_nothing,
     head_size,
     workers_from_zero,

@@ -38,9 +38,6 @@ MACHINES: dict[str, dict[str, Machine]] = {
         "a2-highgpu-2g": Machine(24, 2, 170),
         "a2-highgpu-4g": Machine(48, 4, 340),
         "a2-highgpu-8g": Machine(96, 8, 680),
-        "a3-highgpu-1g": Machine(26, 1, 234),
-        "a3-highgpu-2g": Machine(52, 2, 468),
-        "a3-highgpu-4g": Machine(104, 4, 936),
         "a3-highgpu-8g": Machine(208, 8, 1872),
     },
     "azure": {
