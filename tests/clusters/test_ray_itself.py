@@ -23,7 +23,7 @@ from ray.dashboard.modules.job.cli import submit
 from ray.scripts.scripts import start
 
 from orchestrator.tuning.clusters.files import nodes_at_maximum, read_cluster_file
-from tests.clusters.conftest import CLUSTERS, LAUNCHER
+from tests.clusters.conftest import CLOUDS, CLUSTERS, LAUNCHER
 
 
 def options(command, words):
@@ -118,20 +118,22 @@ def test_version_2_leaves_own_hosts_out(own_hosts, least, started):
 def test_ray_reads_the_same_nodes_from_pods_as_a_dry_run(name):
     file = read_cluster_file(CLUSTERS / name)
     types = _generate_available_node_types_from_ray_cr_spec(file.ray_cluster)
-    expected = [(types["headgroup"]["resources"]["CPU"], types["headgroup"]["resources"].get("GPU", 0))]
+    expected = [(types["headgroup"]["resources"]["CPU"], types["headgroup"]["resources"].get("GPU", 0), set())]
     for group in (kind for kind in types if kind != "headgroup"):
         offered = types[group]["resources"]
-        expected += [(offered["CPU"], offered["GPU"])] * types[group]["max_workers"]
-    assert [(node.cpus, node.gpus) for node in nodes_at_maximum(file)] == expected
+        assert offered["accelerator_type:A100"] == 1
+        expected += [(offered["CPU"], offered["GPU"], {"A100"})] * types[group]["max_workers"]
+    assert [(node.cpus, node.gpus, node.accelerators) for node in nodes_at_maximum(file)] == expected
     assert types["worker-spot"]["priority"] > types["worker-on-demand"]["priority"]
 
 
-def launches(name, monitor, number=3):
+def launches(name, monitor, number=3, accelerator=None):
     """What the autoscaler would start for as many workers of a trial as fill `number` nodes."""
     document = yaml.safe_load((CLUSTERS / name).read_text())
     config = AutoscalingConfig({**document, "auth": {}}, skip_content_hash=True)
     each = document["available_node_types"]["worker_spot"]["resources"]["GPU"]
-    ask = ResourceRequestByCount(request=ResourceRequestUtil.make({"CPU": 1, "GPU": 1}), count=number * each)
+    wanted = {"CPU": 1, "GPU": 1, **({f"accelerator_type:{accelerator}": 0.001} if accelerator else {})}
+    ask = ResourceRequestByCount(request=ResourceRequestUtil.make(wanted), count=number * each)
     reply = ResourceDemandScheduler().schedule(
         SchedulingRequest(
             node_type_configs=config.get_node_type_configs(),
@@ -158,6 +160,14 @@ def told(status):
 
 def test_spot_nodes_are_asked_for_first_as_many_as_are_needed():
     assert launches("aws-g5.yaml", CloudResourceMonitor()) == {"worker_spot": 3}
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_nodes_with_the_accelerator_that_is_asked_for_are_asked_for(name):
+    """Ray's provider for AWS adds accelerators to node types by itself; the others know what is written down."""
+    (accelerator,) = nodes_at_maximum(read_cluster_file(CLUSTERS / name))[-1].accelerators
+    assert launches(name, CloudResourceMonitor(), 1, accelerator) == {"worker_spot": 1}
+    assert launches(name, CloudResourceMonitor(), 1, "T4") == {}
 
 
 def test_after_a_refusal_ray_asks_for_the_same_type_again():

@@ -109,10 +109,9 @@ def machine_types(file: ClusterFile) -> Iterator[str]:
             yield f"available_node_types.{name}: no machine type {machine}; {_nearest(machine, set(known))}"
         elif name != file.document.get("head_node_type"):
             has, offered = known[machine], kind.get("resources") or {}
-            if (offered.get("CPU"), offered.get("GPU", 0)) != (has.cpus, has.gpus):
+            if offered != has.resources:
                 yield (
-                    f"available_node_types.{name}.resources is {offered}, but {machine} has "
-                    f"{{CPU: {has.cpus}, GPU: {has.gpus}}}; write that"
+                    f"available_node_types.{name}.resources is {offered}, but {machine} has {has.resources}; write that"
                 )
 
 

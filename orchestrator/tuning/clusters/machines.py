@@ -13,6 +13,13 @@ class Machine(NamedTuple):
     cpus: int
     gpus: int
     memory_gib: int
+    accelerator: str | None = None  # Ray's name for it
+
+    @property
+    def resources(self) -> dict[str, int]:
+        """As a cluster file has to give them."""
+        accelerator = {f"accelerator_type:{self.accelerator}": 1} if self.accelerator else {}
+        return {"CPU": self.cpus, "GPU": self.gpus} | accelerator
 
 
 MACHINES: dict[str, dict[str, Machine]] = {
@@ -20,34 +27,34 @@ MACHINES: dict[str, dict[str, Machine]] = {
         "m6i.xlarge": Machine(4, 0, 16),
         "m6i.2xlarge": Machine(8, 0, 32),
         "m6i.4xlarge": Machine(16, 0, 64),
-        "g5.2xlarge": Machine(8, 1, 32),
-        "g5.12xlarge": Machine(48, 4, 192),
-        "g5.48xlarge": Machine(192, 8, 768),
-        "g6.2xlarge": Machine(8, 1, 32),
-        "g6.12xlarge": Machine(48, 4, 192),
-        "g6.48xlarge": Machine(192, 8, 768),
-        "p4d.24xlarge": Machine(96, 8, 1152),
-        "p4de.24xlarge": Machine(96, 8, 1152),
-        "p5.48xlarge": Machine(192, 8, 2048),
+        "g5.2xlarge": Machine(8, 1, 32, "A10G"),
+        "g5.12xlarge": Machine(48, 4, 192, "A10G"),
+        "g5.48xlarge": Machine(192, 8, 768, "A10G"),
+        "g6.2xlarge": Machine(8, 1, 32, "L4"),
+        "g6.12xlarge": Machine(48, 4, 192, "L4"),
+        "g6.48xlarge": Machine(192, 8, 768, "L4"),
+        "p4d.24xlarge": Machine(96, 8, 1152, "A100"),
+        "p4de.24xlarge": Machine(96, 8, 1152, "A100"),
+        "p5.48xlarge": Machine(192, 8, 2048, "H100"),
     },
     "gcp": {
         "n2-standard-4": Machine(4, 0, 16),
         "n2-standard-8": Machine(8, 0, 32),
         "n2-standard-16": Machine(16, 0, 64),
-        "a2-highgpu-1g": Machine(12, 1, 85),
-        "a2-highgpu-2g": Machine(24, 2, 170),
-        "a2-highgpu-4g": Machine(48, 4, 340),
-        "a2-highgpu-8g": Machine(96, 8, 680),
-        "a3-highgpu-8g": Machine(208, 8, 1872),
+        "a2-highgpu-1g": Machine(12, 1, 85, "A100"),
+        "a2-highgpu-2g": Machine(24, 2, 170, "A100"),
+        "a2-highgpu-4g": Machine(48, 4, 340, "A100"),
+        "a2-highgpu-8g": Machine(96, 8, 680, "A100"),
+        "a3-highgpu-8g": Machine(208, 8, 1872, "H100"),
     },
     "azure": {
         "Standard_D4s_v5": Machine(4, 0, 16),
         "Standard_D8s_v5": Machine(8, 0, 32),
         "Standard_D16s_v5": Machine(16, 0, 64),
-        "Standard_NC24ads_A100_v4": Machine(24, 1, 220),
-        "Standard_ND96asr_v4": Machine(96, 8, 900),
-        "Standard_ND96amsr_A100_v4": Machine(96, 8, 1900),
-        "Standard_ND96isr_H100_v5": Machine(96, 8, 1900),
+        "Standard_NC24ads_A100_v4": Machine(24, 1, 220, "A100"),
+        "Standard_ND96asr_v4": Machine(96, 8, 900, "A100"),
+        "Standard_ND96amsr_A100_v4": Machine(96, 8, 1900, "A100"),
+        "Standard_ND96isr_H100_v5": Machine(96, 8, 1900, "H100"),
     },
 }
 
