@@ -235,6 +235,18 @@ def image_of_containers(file: ClusterFile) -> Iterator[str]:
                 yield f"{key}: {command!r} installs what requirements.lock does not pin; build it into the image"
 
 
+def identity_is_kept(file: ClusterFile) -> Iterator[str]:
+    """`ray down` deletes the identity that Ray made, and rights in the cluster's resource group."""
+    provider = file.document["provider"]
+    if _cloud(file.document) != "azure":
+        return
+    for key in ("msi_name", "msi_resource_group"):
+        if not provider.get(key):
+            yield f"provider.{key} is missing; ray down would delete the identity, and its rights on the storage"
+    if provider.get("msi_resource_group") == provider.get("resource_group"):
+        yield "provider.msi_resource_group is the cluster's, where ray down deletes the identity's rights; take another"
+
+
 def no_public_address(file: ClusterFile) -> Iterator[str]:
     """Nodes have internal addresses alone, in networks and groups that the user named, and are reached by a tunnel."""
     provider, auth, cloud = file.document["provider"], file.document.get("auth") or {}, _cloud(file.document)
@@ -304,6 +316,7 @@ CHECKS = (
     spot_with_on_demand,
     token_everywhere,
     image_of_containers,
+    identity_is_kept,
     no_public_address,
     notice_is_passed_on,
     ray_starts,
