@@ -165,6 +165,20 @@ def test_an_accelerator_that_no_node_has_is_refused(name, has, place):
         plan(sweep_of("tofu_search", place, f"{asked}L4"), CLUSTERS / name)
 
 
+@pytest.mark.parametrize(("name", "has", "fitting"), [("aws-g5.yaml", 32, 34), ("kuberay-job.yaml", 24, 24)])
+def test_a_head_that_is_too_small_for_the_slots_of_this_sweep_is_noted(name, has, fitting, place):
+    """Four trials on a GPU: four times the slots that the file is sized for."""
+    sizes = ["resources.gpus_per_worker=0.25", "resources.cpus_per_worker=0.25", "search.trials_per_cell=99"]
+    path = CLUSTERS / name
+    said = (
+        f"note: {path}: head-size: the head has {has} GiB, but 64 slots need 6 + 64 x 0.75 = 54; take a larger head, "
+        f"or set resources.max_concurrent_trials={fitting}\n"
+    )
+    assert said in plan(sweep_of("tofu_lora", place, *sizes), path)
+    fewer = f"resources.max_concurrent_trials={fitting}"
+    assert "head-size" not in plan(sweep_of("tofu_lora", place, *sizes, fewer), path)
+
+
 def test_what_is_wrong_with_the_file_is_noted_and_refused_if_strict(place, tmp_path, capsys):
     text = (CLUSTERS / "aws-g5.yaml").read_text()
     (tmp_path / "mine.yaml").write_text(text.replace("idle_timeout_minutes: 10", "idle_timeout_minutes: 0"))

@@ -28,6 +28,7 @@ class ClusterFile:
     kind: Kind
     text: str
     document: dict[str, Any]
+    num_slots: int | None = None  # of the sweep that is planned for it; none: one for each GPU
 
     @property
     def ray_cluster(self) -> dict[str, Any]:

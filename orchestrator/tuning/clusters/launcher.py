@@ -144,31 +144,47 @@ def head_gives_nothing(file: ClusterFile) -> Iterator[str]:
 
 
 def slots_at_maximum(file: ClusterFile) -> int:
-    """How many trials of one GPU each, or of one CPU where there are none, run at once. ConfigError: not to be read."""
+    """Those planned, else of one GPU each, or of one CPU where there are none. ConfigError: not to be read."""
+    if file.num_slots is not None:
+        return file.num_slots
     nodes = nodes_at_maximum(file)
     gpus = sum(node.gpus for node in nodes)
     return int(gpus or sum(node.cpus for node in nodes))
 
 
-def head_size(file: ClusterFile) -> Iterator[str]:
-    """Each slot has its trainable and actors on the head."""
+def head_memory_gib(file: ClusterFile) -> float | None:
+    """None where the file does not say."""
     if _cloud(file.document) == "local":
         memory = (file.document.get("metadata") or {}).get("head", {}).get("memory_gib")
-    else:
-        known = MACHINES.get(_cloud(file.document), {})
-        found = [known.get(_machine(file.document, kind)) for kind in _types(file.document, head=True).values()]
-        memory = found[0].memory_gib if found and found[0] else None
+        return memory if isinstance(memory, int | float) else None
+    known = MACHINES.get(_cloud(file.document), {})
+    found = [known.get(_machine(file.document, kind)) for kind in _types(file.document, head=True).values()]
+    return found[0].memory_gib if found and found[0] else None
+
+
+def too_small_head(memory_gib: float, num_slots: int) -> Iterator[str]:
+    """One line where so many slots do not fit into the memory of the head."""
+    needed = HEAD_GIB + SLOT_GIB * num_slots
+    if memory_gib < needed:
+        fitting = int((memory_gib - HEAD_GIB) / SLOT_GIB)
+        fewer = f", or set resources.max_concurrent_trials={fitting}" if fitting > 0 else ""
+        yield (
+            f"the head has {memory_gib:g} GiB, but {num_slots} slots need {HEAD_GIB} + {num_slots} x {SLOT_GIB} = "
+            f"{needed:g}; take a larger head{fewer}"
+        )
+
+
+def head_size(file: ClusterFile) -> Iterator[str]:
+    """Each slot has its trainable and actors on the head."""
+    memory = head_memory_gib(file)
+    if memory is None:
+        if _cloud(file.document) == "local":
+            yield "metadata.head.memory_gib is missing; say how much memory the head has"
+        return
     try:
-        slots = slots_at_maximum(file)
+        yield from too_small_head(memory, slots_at_maximum(file))
     except ConfigError as error:
         yield str(error)
-        return
-    needed = HEAD_GIB + SLOT_GIB * slots
-    if memory is not None and memory < needed:
-        need = f"{slots} slots need {HEAD_GIB} + {slots} x {SLOT_GIB} = {needed:g}"
-        yield f"the head has {memory} GiB, but {need}; take a larger head"
-    if memory is None and _cloud(file.document) == "local":
-        yield "metadata.head.memory_gib is missing; say how much memory the head has"
 
 
 def workers_from_zero(file: ClusterFile) -> Iterator[str]:
