@@ -9,6 +9,7 @@ import yaml
 from orchestrator.tuning.clusters import batch, launcher, pods
 from orchestrator.tuning.clusters.checks import no_open_address, no_secret, one_image, problems
 from orchestrator.tuning.clusters.files import read_cluster_file
+from orchestrator.tuning.clusters.machines import REGIONS
 from tests.clusters.conftest import NAMES
 
 PLANTED = yaml.safe_load(Path(__file__).with_name("planted.yaml").read_text(encoding="utf-8"))
@@ -54,6 +55,11 @@ def test_every_check_has_a_planted_mistake():
 )
 def test_the_other_machine_that_a_file_speaks_of_is_in_order_too(name, machine, other, offered, instead, problems_of):
     assert problems_of(name, (machine, other), (offered, instead)) == []
+
+
+def test_regions_are_ones_that_aws_has():
+    boto3 = pytest.importorskip("boto3", reason="no boto3; the image has it")
+    assert set(boto3.Session().get_available_regions("ec2")) >= REGIONS["aws"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.load_config import ConfigError
 from orchestrator.tuning.clusters.files import ClusterFile, nodes_at_maximum
-from orchestrator.tuning.clusters.machines import MACHINES, NODE_KEYS, PLACES, PROVIDER_KEYS
+from orchestrator.tuning.clusters.machines import MACHINES, NODE_KEYS, PROVIDER_KEYS, REGIONS
 from orchestrator.tuning.spot import on_demand
 
 TOKEN = "~/.ray/auth_token"
@@ -82,13 +82,15 @@ def node_config_keys(file: ClusterFile) -> Iterator[str]:
 
 
 def places(file: ClusterFile) -> Iterator[str]:
-    """Regions and zones have the form of the cloud's, and belong together."""
-    provider = file.document["provider"]
-    for key, form in PLACES.get(_cloud(file.document), {}).items():
-        if not form.fullmatch(str(provider.get(key, ""))):
-            yield f"provider.{key} is {provider.get(key)!r}, which is no {key} of {_cloud(file.document)}"
-    zone, region = provider.get("availability_zone"), provider.get("region")
-    if _cloud(file.document) == "gcp" and not str(zone).startswith(f"{region}-"):
+    """Regions that the cloud has, and a zone of the region."""
+    provider, cloud = file.document["provider"], _cloud(file.document)
+    if cloud not in REGIONS:
+        return
+    key = "location" if cloud == "azure" else "region"
+    region, zone = str(provider.get(key)), str(provider.get("availability_zone"))
+    if region not in REGIONS[cloud]:
+        yield f"provider.{key} is {region!r}, no {key} of {cloud} that is known; {_nearest(region, REGIONS[cloud])}"
+    if cloud == "gcp" and not re.fullmatch(rf"{re.escape(region)}-[a-f]", zone):
         yield f"provider.availability_zone is {zone!r}; name a zone of provider.region={region}"
 
 

@@ -3,7 +3,6 @@
 Ray's own schema does not look into `provider` and `node_config`: a typing error there shows when a node is asked for.
 """
 
-import re
 from typing import NamedTuple
 
 
@@ -58,15 +57,30 @@ MACHINES: dict[str, dict[str, Machine]] = {
     },
 }
 
-# The form of a place's name, under the key that holds it.
-PLACES: dict[str, dict[str, re.Pattern[str]]] = {
-    "aws": {"region": re.compile(r"(us|eu|ap|ca|sa|me|af|il|mx)(-[a-z]+)+-\d")},
-    "gcp": {
-        "region": re.compile(r"(us|europe|asia|australia|northamerica|southamerica|me|africa)-[a-z]+\d+"),
-        "availability_zone": re.compile(r"[a-z]+-[a-z]+\d+-[a-f]"),
+# Regions, as the clouds call them; which of them have a machine changes.
+REGIONS: dict[str, set[str]] = {
+    "aws": {
+        "us-east-1", "us-east-2", "us-west-1", "us-west-2", "ca-central-1", "sa-east-1", "mx-central-1", "eu-west-1",
+        "eu-west-2", "eu-west-3", "eu-central-1", "eu-central-2", "eu-north-1", "eu-south-1", "eu-south-2",
+        "ap-northeast-1", "ap-northeast-2", "ap-northeast-3", "ap-south-1", "ap-south-2", "ap-southeast-1",
+        "ap-southeast-2", "ap-southeast-3", "ap-southeast-4", "me-central-1", "me-south-1", "il-central-1",
+        "af-south-1",
     },
-    "azure": {"location": re.compile(r"[a-z]+[0-9]?")},
-}
+    "gcp": {
+        "us-central1", "us-east1", "us-east4", "us-east5", "us-south1", "us-west1", "us-west2", "us-west3", "us-west4",
+        "northamerica-northeast1", "northamerica-northeast2", "southamerica-east1", "europe-west1", "europe-west2",
+        "europe-west3", "europe-west4", "europe-west8", "europe-west9", "europe-west12", "europe-north1",
+        "europe-southwest1", "europe-central2", "asia-east1", "asia-northeast1", "asia-northeast3", "asia-south1",
+        "asia-south2", "asia-southeast1", "australia-southeast1", "me-west1", "me-central1",
+    },
+    "azure": {
+        "eastus", "eastus2", "centralus", "northcentralus", "southcentralus", "westus", "westus2", "westus3",
+        "canadacentral", "brazilsouth", "northeurope", "westeurope", "uksouth", "francecentral", "germanywestcentral",
+        "italynorth", "polandcentral", "spaincentral", "swedencentral", "norwayeast", "switzerlandnorth",
+        "southafricanorth", "uaenorth", "israelcentral", "centralindia", "southindia", "japaneast", "koreacentral",
+        "southeastasia", "eastasia", "australiaeast",
+    },
+}  # fmt: skip
 
 _EVERYWHERE = {"type", "module", "use_internal_ips", "cache_stopped_nodes"}
 PROVIDER_KEYS: dict[str, set[str]] = {
