@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,7 +45,7 @@ from orchestrator.tracking.pump import Pump, redact_argument, redact_uri
 from orchestrator.tracking.recorder import Recorder
 from orchestrator.tracking.sweep_log import SweepLog, load_sweep, log_of
 from orchestrator.trial_config import known_metrics
-from orchestrator.tuning.clusters.files import nodes_at_maximum, read_cluster_file
+from orchestrator.tuning.clusters.files import ClusterFile, nodes_at_maximum, read_cluster_file
 from orchestrator.tuning.resources import Node, Plan, plan_slots
 from orchestrator.tuning.search import Search, SearchError, ray_session
 
@@ -182,10 +182,12 @@ def dry_run(sweep: SweepConfig, console: Console, cluster: str | None = None) ->
         if len(chain) > 1:
             console.print(f"  {name}: {len(chain)} tasks one after another: {', '.join(task.name for task in chain)}")
     _say_notes(sweep, tasks, console)
-    where, nodes = _look_at_nodes(sweep) if cluster is None else _look_at_cluster_file(sweep, cluster, console)
+    file = None if cluster is None else read_cluster_file(cluster)
+    where, nodes = (f"{cluster} at its largest", nodes_at_maximum(file)) if file else _look_at_nodes(sweep)
     plan = plan_slots(sweep.resources, nodes, _num_trials(sweep))
     console.print(f"plan for {where}: {plan}")
-    if cluster is not None:
+    if file is not None:
+        _check_cluster_file(sweep, file, plan, console)
         console.print(f"where its nodes come when they are asked for: resources.max_workers={plan.room_for_workers}")
     console.print(f"disk: {preflight.estimate_disk(sweep)}")
     besides = "; confirmation runs come on top" if sweep.confirm.seeds else ""
@@ -233,17 +235,14 @@ def _look_at_nodes(sweep: SweepConfig) -> tuple[str, list[Node]]:
         return f"the cluster at {address}", nodes
 
 
-def _look_at_cluster_file(sweep: SweepConfig, cluster: str, console: Console) -> tuple[str, list[Node]]:
+def _check_cluster_file(sweep: SweepConfig, file: ClusterFile, plan: Plan, console: Console) -> None:
     from orchestrator.tuning.clusters.checks import problems  # noqa: PLC0415  (imports Ray)
 
-    file = read_cluster_file(cluster)
-    nodes = nodes_at_maximum(file)
-    found = problems(file)
-    if sweep.strict and found:
-        raise ConfigError(f"--cluster: {cluster}: {found[0]} (strict=true refuses it)")
+    found = problems(replace(file, num_slots=plan.num_slots))
+    if found and sweep.strict:
+        raise ConfigError(f"--cluster: {file.path}: {found[0]} (strict=true refuses it)")
     for problem in found:
-        console.print(f"note: {cluster}: {problem}", style="yellow")
-    return f"{cluster} at its largest", nodes
+        console.print(f"note: {file.path}: {problem}", style="yellow")
 
 
 def open_record(study: Study, plan: Plan) -> tuple[Recorder, Pump[Any], CheckpointKeeper]:

@@ -7,9 +7,20 @@ the launch fails. Cluster files name these classes, `provider: {type: external, 
 
 import copy
 import logging
+import re
 from typing import Any
 
 _CLOUDS = {"Aws": "aws", "Gcp": "gcp", "Azure": "azure"}
+# What the clouds call it when they have no such node, or give this account none. After any other error, such as a poll
+# that failed, the node may be there: a second one would cost the full price.
+_REFUSAL = re.compile(
+    r"\b("
+    r"InsufficientInstanceCapacity|MaxSpotInstanceCountExceeded|SpotMaxPriceTooLow|"  # AWS
+    r"ZONE_RESOURCE_POOL_EXHAUSTED(_WITH_DETAILS)?|QUOTA_EXCEEDED|quotaExceeded|"  # Google Cloud
+    r"SkuNotAvailable|(Zonal)?AllocationFailed|Overconstrained(Zonal)?AllocationRequest|QuotaExceeded|"  # Azure
+    r"exceeding approved [\w ]+ quota"
+    r")\b"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -45,7 +56,7 @@ class OnDemandInstead:
         try:
             return create(copy.deepcopy(node_config), tags, 1) or {}
         except Exception as refusal:  # each cloud has its own, and Azure and Google Cloud no common one
-            if instead is None:
+            if instead is None or not _REFUSAL.search(str(refusal)):
                 raise
             _log.warning("No spot node (%s); taking an on-demand node instead.", refusal)
             return create(instead, tags, 1) or {}

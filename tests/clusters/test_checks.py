@@ -9,6 +9,7 @@ import yaml
 from orchestrator.tuning.clusters import batch, launcher, pods
 from orchestrator.tuning.clusters.checks import no_open_address, no_secret, one_image, problems
 from orchestrator.tuning.clusters.files import read_cluster_file
+from orchestrator.tuning.clusters.machines import REGIONS
 from tests.clusters.conftest import NAMES
 
 PLANTED = yaml.safe_load(Path(__file__).with_name("planted.yaml").read_text(encoding="utf-8"))
@@ -39,15 +40,26 @@ def test_every_check_has_a_planted_mistake():
 @pytest.mark.parametrize(
     ("name", "machine", "other", "offered", "instead"),
     [
-        ("aws-g5.yaml", "g5.12xlarge", "g6.12xlarge", "GPU: 4}", "GPU: 4}"),
-        ("aws-p4d.yaml", "p4d.24xlarge", "p5.48xlarge", "{CPU: 96, GPU: 8}", "{CPU: 192, GPU: 8}"),
-        ("gcp-a2.yaml", "a2-highgpu-4g", "a2-highgpu-1g", "{CPU: 48, GPU: 4}", "{CPU: 12, GPU: 1}"),
-        ("gcp-a3.yaml", "a3-highgpu-8g", "a3-highgpu-2g", "{CPU: 208, GPU: 8}", "{CPU: 52, GPU: 2}"),
-        ("azure-nd.yaml", "Standard_ND96asr_v4", "Standard_ND96isr_H100_v5", "GPU: 8}", "GPU: 8}"),
+        ("aws-g5.yaml", "g5.12xlarge", "g6.12xlarge", "type:A10G", "type:L4"),
+        (
+            "aws-p4d.yaml",
+            "p4d.24xlarge",
+            "p5.48xlarge",
+            '96, GPU: 8, "accelerator_type:A',
+            '192, GPU: 8, "accelerator_type:H',
+        ),
+        ("gcp-a2.yaml", "a2-highgpu-4g", "a2-highgpu-1g", "{CPU: 48, GPU: 4", "{CPU: 12, GPU: 1"),
+        ("azure-nd.yaml", "Standard_ND96asr_v4", "Standard_ND96amsr_A100_v4", "GPU: 8", "GPU: 8"),
+        ("azure-nd.yaml", "Standard_ND96asr_v4", "Standard_ND96isr_H100_v5", "type:A100", "type:H100"),
     ],
 )
 def test_the_other_machine_that_a_file_speaks_of_is_in_order_too(name, machine, other, offered, instead, problems_of):
     assert problems_of(name, (machine, other), (offered, instead)) == []
+
+
+def test_regions_are_ones_that_aws_has():
+    boto3 = pytest.importorskip("boto3", reason="no boto3; the image has it")
+    assert set(boto3.Session().get_available_regions("ec2")) >= REGIONS["aws"]
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,7 @@ def test_pods_of_several_hosts_and_thousandths_of_a_cpu(tmp_path):
         ("provider: {type: local, worker_ips: [a]}", "{path}: metadata is missing; write a mapping"),
         (POD.replace("maxReplicas: 2", ""), "{path}: workerGroupSpecs[0].maxReplicas is missing; write how many"),
         (POD.replace("cpu: 7500m", "cpu: x"), "spec.containers[0].resources.limits.cpu is 'x'; write how"),
+        (POD.replace("- m", "- rayStartParams: {resources: A100}\n      m"), "rayStartParams.resources is 'A100'; "),
         ("kind: RayJob\nspec: {}", "{path}: headGroupSpec is missing; write a mapping of names to values there"),
         ("#SBATCH --nodes=2", "{path}: #SBATCH --cpus-per-task is missing; write how many one node has, such as 8"),
         ("#SBATCH --cpus-per-task=2", "{path}: #SBATCH --nodes is missing; write how many one node has, such as 8"),
@@ -152,6 +153,30 @@ def test_a_trial_that_no_node_can_hold_is_refused(place):
         "resources.gpus_per_worker, or add nodes; where nodes come when they are asked for, set resources.max_workers "
         "to the room there is then"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "has"), [("gcp-a2.yaml", "A100"), ("gcp-a3.yaml", "H100"), ("kuberay-job.yaml", "A100")]
+)
+def test_an_accelerator_that_no_node_has_is_refused(name, has, place):
+    asked = "resources.accelerator_type="
+    assert "plan for" in plan(sweep_of("tofu_search", place, f"{asked}{has}"), CLUSTERS / name)
+    with pytest.raises(ConfigError, match=rf"on a node with L4 \(there are: {has}\) each, .* has room for 0"):
+        plan(sweep_of("tofu_search", place, f"{asked}L4"), CLUSTERS / name)
+
+
+@pytest.mark.parametrize(("name", "has", "fitting"), [("aws-g5.yaml", 32, 34), ("kuberay-job.yaml", 24, 24)])
+def test_a_head_that_is_too_small_for_the_slots_of_this_sweep_is_noted(name, has, fitting, place):
+    """Four trials on a GPU: four times the slots that the file is sized for."""
+    sizes = ["resources.gpus_per_worker=0.25", "resources.cpus_per_worker=0.25", "search.trials_per_cell=99"]
+    path = CLUSTERS / name
+    said = (
+        f"note: {path}: head-size: the head has {has} GiB, but 64 slots need 6 + 64 x 0.75 = 54; take a larger head, "
+        f"or set resources.max_concurrent_trials={fitting}\n"
+    )
+    assert said in plan(sweep_of("tofu_lora", place, *sizes), path)
+    fewer = f"resources.max_concurrent_trials={fitting}"
+    assert "head-size" not in plan(sweep_of("tofu_lora", place, *sizes, fewer), path)
 
 
 def test_what_is_wrong_with_the_file_is_noted_and_refused_if_strict(place, tmp_path, capsys):

@@ -1,22 +1,29 @@
 """What cluster files and their README rest on, asked of the Ray that is installed: options, reading, choices."""
 
+import copy
 import re
 import shlex
+import subprocess
 
 import pytest
 import yaml
+from ray.autoscaler._private.autoscaler import StandardAutoscaler
+from ray.autoscaler._private.command_runner import _with_interactive
 from ray.autoscaler._private.kuberay.autoscaling_config import _generate_available_node_types_from_ray_cr_spec
+from ray.autoscaler._private.load_metrics import LoadMetrics
+from ray.autoscaler._private.util import prepare_config, with_head_node_ip
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.instance_manager.subscribers.cloud_resource_monitor import CloudResourceMonitor
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.autoscaler.v2.schema import AutoscalerInstance
 from ray.autoscaler.v2.utils import ResourceRequestUtil
-from ray.core.generated.autoscaler_pb2 import ResourceRequestByCount
-from ray.core.generated.instance_manager_pb2 import Instance, InstanceUpdateEvent
+from ray.core.generated.autoscaler_pb2 import NodeState, ResourceRequestByCount
+from ray.core.generated.instance_manager_pb2 import Instance, InstanceUpdateEvent, NodeKind
 from ray.dashboard.modules.job.cli import submit
 from ray.scripts.scripts import start
 
 from orchestrator.tuning.clusters.files import nodes_at_maximum, read_cluster_file
-from tests.clusters.conftest import CLUSTERS, LAUNCHER
+from tests.clusters.conftest import CLOUDS, CLUSTERS, LAUNCHER
 
 
 def options(command, words):
@@ -28,8 +35,8 @@ def options(command, words):
 def test_ray_start_knows_every_option_of_the_launcher(name):
     document = yaml.safe_load((CLUSTERS / name).read_text())
     for key, is_head in (("head_start_ray_commands", True), ("worker_start_ray_commands", False)):
-        (command,) = [command for command in document[key] if command.startswith("ray start")]
-        found = options(start, shlex.split(command)[2:])
+        (command,) = [command for command in document[key] if "ray start" in command]
+        found = options(start, shlex.split(command.partition("ray start")[2]))
         assert found["head"] is is_head
         assert found["address"] == (None if is_head else "$RAY_HEAD_IP:6379")
 
@@ -55,24 +62,78 @@ def test_ray_job_submit_knows_every_option():
         assert found["entrypoint"][:3] == ("python", "-m", "orchestrator.sweep")
 
 
+@pytest.mark.parametrize("name", LAUNCHER)
+def test_workers_are_free_to_have_as_many_threads_as_cpus(name, tmp_path):
+    """Ray sets OMP_NUM_THREADS of a worker to its CPUs unless it is set where Ray was started."""
+    document = yaml.safe_load((CLUSTERS / name).read_text())
+    (command,) = [command for command in document["worker_start_ray_commands"] if "ray start" in command]
+    (tmp_path / ".bashrc").write_text('ray() { echo "threads: ${OMP_NUM_THREADS-as many as CPUs} $2"; }\n')
+    line = " ".join(_with_interactive(with_head_node_ip([command], "10.0.0.1")[0]))
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        line, shell=True, env=environment, capture_output=True, text=True, check=True, start_new_session=True
+    )
+    assert "threads: as many as CPUs --address=10.0.0.1:6379\n" in done.stdout
+
+
+@pytest.fixture
+def own_hosts(tmp_path, monkeypatch):
+    """The file as the head reads it; nodes are started within the call, and Ray is started on none."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where the provider keeps its books
+    document = yaml.safe_load((CLUSTERS / "own-hosts.yaml").read_text())
+    document["provider"] |= {"foreground_node_launch": True, "disable_node_updaters": True}
+    return prepare_config({**document, "auth": {}, "file_mounts": {}})
+
+
+def test_every_own_host_is_started_without_being_asked_for(own_hosts):
+    autoscaler = StandardAutoscaler(lambda: copy.deepcopy(own_hosts), LoadMetrics(), None, update_interval_s=0)
+    autoscaler.update()
+    hosts = own_hosts["provider"]["worker_ips"]
+    assert sorted(autoscaler.provider.non_terminated_nodes({"ray-node-type": "worker"})) == hosts
+
+
+@pytest.mark.parametrize(("least", "started"), [(0, {}), (2, {"local.cluster.node": 1})])
+def test_version_2_leaves_own_hosts_out(own_hosts, least, started):
+    """Why own-hosts.yaml asks for version 1: for work none is started, and the head is counted as one of the least."""
+    own_hosts["available_node_types"]["local.cluster.node"]["min_workers"] = least
+    config = AutoscalingConfig(own_hosts, skip_content_hash=True)
+    head = Instance(
+        instance_id="head", instance_type="local.cluster.node", status=Instance.RAY_RUNNING, node_kind=NodeKind.HEAD
+    )
+    reply = ResourceDemandScheduler().schedule(
+        SchedulingRequest(
+            node_type_configs=config.get_node_type_configs(),
+            max_num_nodes=config.get_max_num_nodes(),
+            resource_requests=[ResourceRequestByCount(request=ResourceRequestUtil.make({"CPU": 1, "GPU": 1}), count=8)],
+            current_instances=[
+                AutoscalerInstance(im_instance=head, ray_node=NodeState(), cloud_instance_id="10.0.0.10")
+            ],
+            disable_launch_config_check=True,
+        )
+    )
+    assert {request.instance_type: request.count for request in reply.to_launch} == started
+
+
 @pytest.mark.parametrize("name", ["kuberay-cluster.yaml", "kuberay-job.yaml"])
 def test_ray_reads_the_same_nodes_from_pods_as_a_dry_run(name):
     file = read_cluster_file(CLUSTERS / name)
     types = _generate_available_node_types_from_ray_cr_spec(file.ray_cluster)
-    expected = [(types["headgroup"]["resources"]["CPU"], types["headgroup"]["resources"].get("GPU", 0))]
+    expected = [(types["headgroup"]["resources"]["CPU"], types["headgroup"]["resources"].get("GPU", 0), set())]
     for group in (kind for kind in types if kind != "headgroup"):
         offered = types[group]["resources"]
-        expected += [(offered["CPU"], offered["GPU"])] * types[group]["max_workers"]
-    assert [(node.cpus, node.gpus) for node in nodes_at_maximum(file)] == expected
+        assert offered["accelerator_type:A100"] == 1
+        expected += [(offered["CPU"], offered["GPU"], {"A100"})] * types[group]["max_workers"]
+    assert [(node.cpus, node.gpus, node.accelerators) for node in nodes_at_maximum(file)] == expected
     assert types["worker-spot"]["priority"] > types["worker-on-demand"]["priority"]
 
 
-def launches(name, monitor, number=3):
+def launches(name, monitor, number=3, accelerator=None):
     """What the autoscaler would start for as many workers of a trial as fill `number` nodes."""
     document = yaml.safe_load((CLUSTERS / name).read_text())
     config = AutoscalingConfig({**document, "auth": {}}, skip_content_hash=True)
     each = document["available_node_types"]["worker_spot"]["resources"]["GPU"]
-    ask = ResourceRequestByCount(request=ResourceRequestUtil.make({"CPU": 1, "GPU": 1}), count=number * each)
+    wanted = {"CPU": 1, "GPU": 1, **({f"accelerator_type:{accelerator}": 0.001} if accelerator else {})}
+    ask = ResourceRequestByCount(request=ResourceRequestUtil.make(wanted), count=number * each)
     reply = ResourceDemandScheduler().schedule(
         SchedulingRequest(
             node_type_configs=config.get_node_type_configs(),
@@ -99,6 +160,14 @@ def told(status):
 
 def test_spot_nodes_are_asked_for_first_as_many_as_are_needed():
     assert launches("aws-g5.yaml", CloudResourceMonitor()) == {"worker_spot": 3}
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_nodes_with_the_accelerator_that_is_asked_for_are_asked_for(name):
+    """Ray's provider for AWS adds accelerators to node types by itself; the others know what is written down."""
+    (accelerator,) = nodes_at_maximum(read_cluster_file(CLUSTERS / name))[-1].accelerators
+    assert launches(name, CloudResourceMonitor(), 1, accelerator) == {"worker_spot": 1}
+    assert launches(name, CloudResourceMonitor(), 1, "T4") == {}
 
 
 def test_after_a_refusal_ray_asks_for_the_same_type_again():

@@ -101,11 +101,11 @@ def left_of(process):
     return found
 
 
-def test_term_closes_the_sweep_and_queues_the_job_again(job, tmp_path):
+def test_the_signal_before_the_limit_closes_the_sweep_and_queues_the_job_again(job, tmp_path):
     process = job()
     wait_for(tmp_path, "sweep ")
     wait_for(tmp_path, "ray start", 2)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGUSR1)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0, out
     said = lines(tmp_path)
@@ -131,6 +131,17 @@ def test_term_closes_the_sweep_and_queues_the_job_again(job, tmp_path):
         time.sleep(0.1)
     assert left_of(process) == []
     assert not os.path.exists(f"/tmp/lethe-{job_id}")
+
+
+def test_scancel_closes_the_sweep_and_the_job_is_not_queued_again(job, tmp_path):
+    process = job()
+    wait_for(tmp_path, "sweep ")
+    wait_for(tmp_path, "ray start", 2)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, out
+    assert lines(tmp_path)[-1] == "sweep closed"
+    assert not [line for line in lines(tmp_path) if line.startswith("scontrol")]
 
 
 def test_a_sweep_that_ends_ends_the_job_with_its_code_and_is_not_repeated(job, tmp_path):

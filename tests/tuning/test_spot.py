@@ -4,27 +4,44 @@ import copy
 
 import pytest
 import yaml
+from ray.autoscaler.node_launch_exception import NodeLaunchException
 
 from orchestrator.tuning import spot
 from tests.clusters.conftest import CLOUDS, CLUSTERS
 
-
-class Refused(Exception):
-    pass
+# As the three clouds say it: Ray's exception with AWS' code, an operation's error of Google Cloud, a text of Azure.
+REFUSALS = [
+    NodeLaunchException("InsufficientInstanceCapacity", "We currently do not have sufficient capacity.", None),
+    NodeLaunchException("MaxSpotInstanceCountExceeded", "Max spot instance count exceeded", None),
+    Exception({"errors": [{"code": "ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS", "message": "does not have enough"}]}),
+    Exception({"errors": [{"code": "QUOTA_EXCEEDED", "message": "Quota 'PREEMPTIBLE_NVIDIA_A100_GPUS' exceeded."}]}),
+    Exception("(DeploymentFailed) At least one resource deployment operation failed. (SkuNotAvailable) not available"),
+    Exception("(OperationNotAllowed) results in exceeding approved Low Priority Cores quota."),
+]
+# After these the node may be there, or it is not there for another reason.
+FAULTS = [
+    BrokenPipeError("[Errno 32] Broken pipe"),
+    TimeoutError("The read operation timed out"),
+    Exception('<HttpError 503 when requesting https://compute/zones/a/operations/1 returned "Backend Error">'),
+    Exception("User Rate Limit Exceeded. rateLimitExceeded"),
+    NodeLaunchException("UnauthorizedOperation", "You are not authorized to perform this operation.", None),
+    NodeLaunchException("RequestLimitExceeded", "Request limit exceeded.", None),
+    Exception("(AuthorizationFailed) The client does not have authorization"),
+]
 
 
 class Cloud:
     """Stands for Ray's provider of a cloud: keeps what it was asked for, and has no spot nodes left after some."""
 
-    def __init__(self, spot_left=0, broken=False):
-        self.spot_left, self.broken, self.asked = spot_left, broken, []
+    def __init__(self, said=REFUSALS[0], spot_left=0):
+        self.said, self.spot_left, self.asked = said, spot_left, []
 
     def create_node(self, node_config, tags, count):
         kind = "on-demand" if spot.on_demand(node_config) is None else "spot"
         self.asked.append((kind, count))
         node_config["changed"] = True  # as Ray's providers do
-        if self.broken or (kind == "spot" and not self.spot_left):
-            raise Refused("InsufficientInstanceCapacity")
+        if kind == "spot" and not self.spot_left:
+            raise self.said
         self.spot_left -= kind == "spot"
         return {f"node-{len(self.asked)}": kind}
 
@@ -51,12 +68,19 @@ def test_what_is_taken_instead_is_the_on_demand_type_of_the_file(name):
     assert spot.on_demand(node_config(name, "head")) is None
 
 
-@pytest.mark.parametrize("kind", ["head", "worker_spot"])
-def test_another_fault_is_raised(kind):
-    provider = spot.with_on_demand(Cloud)(broken=True)
-    with pytest.raises(Refused):
-        provider.create_node(node_config("aws-g5.yaml", kind), {}, 1)
-    assert len(provider.asked) == (1 if kind == "head" else 2)
+@pytest.mark.parametrize("said", REFUSALS, ids=str)
+def test_every_cloud_s_refusal_is_known(said):
+    provider = spot.with_on_demand(Cloud)(said)
+    assert list(provider.create_node(node_config("aws-g5.yaml"), {}, 1).values()) == ["on-demand"]
+
+
+@pytest.mark.parametrize("said", FAULTS, ids=str)
+def test_after_another_fault_no_second_node_is_bought(said):
+    provider = spot.with_on_demand(Cloud)(said)
+    with pytest.raises(type(said)) as error:
+        provider.create_node(node_config("gcp-a3.yaml"), {}, 1)
+    assert error.value is said
+    assert provider.asked == [("spot", 1)]
 
 
 def test_a_class_is_made_for_a_cloud_whose_library_is_there():

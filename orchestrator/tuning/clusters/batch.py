@@ -11,12 +11,12 @@ _NEEDED = {
     "cpus-per-task": r"\d+",
     "gres": r"gpu(:[\w.-]+)?:\d+",
     "time": r"(\d+-)?\d+:\d\d:\d\d",
-    "signal": r"B:TERM@([6-9]\d|\d{3,})",
+    "signal": r"B:USR1@([6-9]\d|\d{3,})",
     "requeue": "",
 }
 _EXAMPLES = {
     "nodes": "2", "ntasks-per-node": "1", "cpus-per-task": "32", "gres": "gpu:4", "time": "24:00:00",
-    "signal": "B:TERM@120", "requeue": "",
+    "signal": "B:USR1@120", "requeue": "",
 }  # fmt: skip
 _FIXED_PORT = re.compile(r"--[a-z-]*port[= ]([1-9]\d*)")
 
@@ -76,8 +76,12 @@ def servers_inside(file: ClusterFile) -> Iterator[str]:
 def goes_on(file: ClusterFile) -> Iterator[str]:
     """Before the time limit the sweep is closed and the job queued again, with the same command."""
     code = _code(file)
-    if not re.search(r"^trap .*\bTERM\b", code, re.MULTILINE):
-        yield "no trap for TERM, which comes before the time limit; close the sweep there and requeue"
+    for name, when in (
+        ("USR1", "before the time limit; close the sweep there and requeue"),
+        ("TERM", "with scancel; close the sweep there"),
+    ):
+        if not re.search(rf"^trap .*\b{name}\b", code, re.MULTILINE):
+            yield f"no trap for {name}, which comes {when}"
     if "scontrol requeue" not in code:
         yield "scontrol requeue is missing; a job that reached its limit would not go on"
     if not re.search(r"orchestrator\.sweep.*--resume", code):

@@ -1,5 +1,6 @@
 """Cluster files, read without a cluster: what a file of Ray's launcher, KubeRay or SLURM offers at its largest."""
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from orchestrator.tuning.resources import Node
 
 Kind = Literal["launcher", "kuberay", "slurm"]
 _GPUS = "nvidia.com/gpu"
+_ACCELERATOR = "accelerator_type:"
 _QUANTITY = re.compile(r"(?P<number>\d+(\.\d+)?)(?P<unit>m|)")
 _DIRECTIVE = re.compile(r"^#SBATCH\s+--(?P<name>[a-z-]+)(=(?P<value>\S+))?", re.MULTILINE)
 
@@ -26,6 +28,7 @@ class ClusterFile:
     kind: Kind
     text: str
     document: dict[str, Any]
+    num_slots: int | None = None  # of the sweep that is planned for it; none: one for each GPU
 
     @property
     def ray_cluster(self) -> dict[str, Any]:
@@ -99,7 +102,13 @@ def _launcher_node(file: ClusterFile, name: str, node_type: Mapping[str, Any]) -
     return Node(
         _number(file, offered.get("CPU"), f"{key}.CPU"),
         _number(file, offered.get("GPU", 0), f"{key}.GPU"),
+        _accelerators(offered),
     )
+
+
+def _accelerators(offered: Mapping[str, Any]) -> frozenset[str]:
+    """Those that the autoscaler knows of before a node is there: what is not written down is never asked for."""
+    return frozenset(name.removeprefix(_ACCELERATOR) for name in offered if str(name).startswith(_ACCELERATOR))
 
 
 def _own_hosts(file: ClusterFile) -> list[Node]:
@@ -141,7 +150,14 @@ def _pod(file: ClusterFile, group: Mapping[str, Any], key: str) -> Node:
         limits = {}
     cpus, gpus = started.get("num-cpus", limits.get("cpu")), started.get("num-gpus", limits.get(_GPUS, 0))
     where = f"{key}.template.spec.containers[0].resources.limits"
-    return Node(_number(file, cpus, f"{where}.cpu"), _number(file, gpus, f"{where}.{_GPUS}"))
+    try:  # a JSON text in quotes, as `ray start --resources` gets it from a shell
+        offered = json.loads(json.loads(started.get("resources", '"{}"')))
+    except (ValueError, TypeError):
+        offered = None
+    if not isinstance(offered, Mapping):
+        remedy = r"""write it as '"{\"accelerator_type:A100\": 1}"'"""
+        raise _error(file, f"{key}.rayStartParams.resources", started["resources"], remedy)
+    return Node(_number(file, cpus, f"{where}.cpu"), _number(file, gpus, f"{where}.{_GPUS}"), _accelerators(offered))
 
 
 def _slurm_nodes(file: ClusterFile) -> list[Node]:

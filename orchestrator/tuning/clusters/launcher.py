@@ -3,12 +3,13 @@
 import copy
 import difflib
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from orchestrator.load_config import ConfigError
 from orchestrator.tuning.clusters.files import ClusterFile, nodes_at_maximum
-from orchestrator.tuning.clusters.machines import MACHINES, NODE_KEYS, PLACES, PROVIDER_KEYS
+from orchestrator.tuning.clusters.machines import MACHINES, NODE_KEYS, PROVIDER_KEYS, REGIONS
 from orchestrator.tuning.spot import on_demand
 
 TOKEN = "~/.ray/auth_token"
@@ -81,13 +82,15 @@ def node_config_keys(file: ClusterFile) -> Iterator[str]:
 
 
 def places(file: ClusterFile) -> Iterator[str]:
-    """Regions and zones have the form of the cloud's, and belong together."""
-    provider = file.document["provider"]
-    for key, form in PLACES.get(_cloud(file.document), {}).items():
-        if not form.fullmatch(str(provider.get(key, ""))):
-            yield f"provider.{key} is {provider.get(key)!r}, which is no {key} of {_cloud(file.document)}"
-    zone, region = provider.get("availability_zone"), provider.get("region")
-    if _cloud(file.document) == "gcp" and not str(zone).startswith(f"{region}-"):
+    """Regions that the cloud has, and a zone of the region."""
+    provider, cloud = file.document["provider"], _cloud(file.document)
+    if cloud not in REGIONS:
+        return
+    key = "location" if cloud == "azure" else "region"
+    region, zone = str(provider.get(key)), str(provider.get("availability_zone"))
+    if region not in REGIONS[cloud]:
+        yield f"provider.{key} is {region!r}, no {key} of {cloud} that is known; {_nearest(region, REGIONS[cloud])}"
+    if cloud == "gcp" and not re.fullmatch(rf"{re.escape(region)}-[a-f]", zone):
         yield f"provider.availability_zone is {zone!r}; name a zone of provider.region={region}"
 
 
@@ -108,11 +111,23 @@ def machine_types(file: ClusterFile) -> Iterator[str]:
             yield f"available_node_types.{name}: no machine type {machine}; {_nearest(machine, set(known))}"
         elif name != file.document.get("head_node_type"):
             has, offered = known[machine], kind.get("resources") or {}
-            if (offered.get("CPU"), offered.get("GPU", 0)) != (has.cpus, has.gpus):
+            if offered != has.resources:
                 yield (
-                    f"available_node_types.{name}.resources is {offered}, but {machine} has "
-                    f"{{CPU: {has.cpus}, GPU: {has.gpus}}}; write that"
+                    f"available_node_types.{name}.resources is {offered}, but {machine} has {has.resources}; write that"
                 )
+
+
+def disk_types(file: ClusterFile) -> Iterator[str]:
+    """A disk that the machine does not take, or of another zone, fails when a node is asked for."""
+    provider = file.document["provider"]
+    zone = f"projects/{provider.get('project_id')}/zones/{provider.get('availability_zone')}/diskTypes/"
+    for name, kind in _types(file.document).items():
+        for disk in (kind.get("node_config") or {}).get("disks") or []:
+            written = (disk.get("initializeParams") or {}).get("diskType")
+            if written is None and _machine(file.document, kind).startswith("a3-"):
+                yield f"available_node_types.{name}: a3 takes no pd-standard; write diskType: {zone}pd-balanced"
+            if written is not None and not written.startswith(zone):
+                yield f"available_node_types.{name}: diskType is {written}; write one of {zone}"
 
 
 def head_gives_nothing(file: ClusterFile) -> Iterator[str]:
@@ -131,38 +146,52 @@ def head_gives_nothing(file: ClusterFile) -> Iterator[str]:
 
 
 def slots_at_maximum(file: ClusterFile) -> int:
-    """How many trials of one GPU each, or of one CPU where there are none, run at once. ConfigError: not to be read."""
+    """Those planned, else of one GPU each, or of one CPU where there are none. ConfigError: not to be read."""
+    if file.num_slots is not None:
+        return file.num_slots
     nodes = nodes_at_maximum(file)
     gpus = sum(node.gpus for node in nodes)
     return int(gpus or sum(node.cpus for node in nodes))
 
 
-def head_size(file: ClusterFile) -> Iterator[str]:
-    """Each slot has its trainable and actors on the head."""
+def head_memory_gib(file: ClusterFile) -> float | None:
+    """None where the file does not say."""
     if _cloud(file.document) == "local":
         memory = (file.document.get("metadata") or {}).get("head", {}).get("memory_gib")
-    else:
-        known = MACHINES.get(_cloud(file.document), {})
-        found = [known.get(_machine(file.document, kind)) for kind in _types(file.document, head=True).values()]
-        memory = found[0].memory_gib if found and found[0] else None
+        return memory if isinstance(memory, int | float) else None
+    known = MACHINES.get(_cloud(file.document), {})
+    found = [known.get(_machine(file.document, kind)) for kind in _types(file.document, head=True).values()]
+    return found[0].memory_gib if found and found[0] else None
+
+
+def too_small_head(memory_gib: float, num_slots: int) -> Iterator[str]:
+    """One line where so many slots do not fit into the memory of the head."""
+    needed = HEAD_GIB + SLOT_GIB * num_slots
+    if memory_gib < needed:
+        fitting = int((memory_gib - HEAD_GIB) / SLOT_GIB)
+        fewer = f", or set resources.max_concurrent_trials={fitting}" if fitting > 0 else ""
+        yield (
+            f"the head has {memory_gib:g} GiB, but {num_slots} slots need {HEAD_GIB} + {num_slots} x {SLOT_GIB} = "
+            f"{needed:g}; take a larger head{fewer}"
+        )
+
+
+def head_size(file: ClusterFile) -> Iterator[str]:
+    """Each slot has its trainable and actors on the head."""
+    memory = head_memory_gib(file)
+    if memory is None:
+        if _cloud(file.document) == "local":
+            yield "metadata.head.memory_gib is missing; say how much memory the head has"
+        return
     try:
-        slots = slots_at_maximum(file)
+        yield from too_small_head(memory, slots_at_maximum(file))
     except ConfigError as error:
         yield str(error)
-        return
-    needed = HEAD_GIB + SLOT_GIB * slots
-    if memory is not None and memory < needed:
-        need = f"{slots} slots need {HEAD_GIB} + {slots} x {SLOT_GIB} = {needed:g}"
-        yield f"the head has {memory} GiB, but {need}; take a larger head"
-    if memory is None and _cloud(file.document) == "local":
-        yield "metadata.head.memory_gib is missing; say how much memory the head has"
 
 
 def workers_from_zero(file: ClusterFile) -> Iterator[str]:
     """GPU nodes that nobody asked for cost money."""
     if _cloud(file.document) == "local":
-        if file.document.get("min_workers") != 0:
-            yield f"min_workers is {file.document.get('min_workers')!r}; write 0: Ray starts on hosts as trials wait"
         return
     for name, kind in _types(file.document).items():
         number = kind.get("min_workers", 0)
@@ -172,6 +201,8 @@ def workers_from_zero(file: ClusterFile) -> Iterator[str]:
 
 def idle_nodes_end(file: ClusterFile) -> Iterator[str]:
     """Nodes without work are given back within an hour."""
+    if _cloud(file.document) == "local":
+        return
     minutes = file.document.get("idle_timeout_minutes")
     if not isinstance(minutes, int | float) or not 0 < minutes <= _LONGEST_IDLE_MINUTES:
         yield f"idle_timeout_minutes is {minutes!r}; write minutes between 1 and {_LONGEST_IDLE_MINUTES}"
@@ -222,6 +253,18 @@ def image_of_containers(file: ClusterFile) -> Iterator[str]:
                 yield f"{key}: {command!r} installs what requirements.lock does not pin; build it into the image"
 
 
+def identity_is_kept(file: ClusterFile) -> Iterator[str]:
+    """`ray down` deletes the identity that Ray made, and rights in the cluster's resource group."""
+    provider = file.document["provider"]
+    if _cloud(file.document) != "azure":
+        return
+    for key in ("msi_name", "msi_resource_group"):
+        if not provider.get(key):
+            yield f"provider.{key} is missing; ray down would delete the identity, and its rights on the storage"
+    if provider.get("msi_resource_group") == provider.get("resource_group"):
+        yield "provider.msi_resource_group is the cluster's, where ray down deletes the identity's rights; take another"
+
+
 def no_public_address(file: ClusterFile) -> Iterator[str]:
     """Nodes have internal addresses alone, in networks and groups that the user named, and are reached by a tunnel."""
     provider, auth, cloud = file.document["provider"], file.document.get("auth") or {}, _cloud(file.document)
@@ -260,6 +303,21 @@ def ray_starts(file: ClusterFile) -> Iterator[str]:
         yield "head_start_ray_commands: --autoscaling-config=~/ray_bootstrap_config.yaml is missing; no node comes"
     if "$RAY_HEAD_IP" not in workers:
         yield "worker_start_ray_commands: --address=$RAY_HEAD_IP:6379 is missing; workers would not find the head"
+    if not re.search(r"unset OMP_NUM_THREADS\b.*ray start", workers):
+        yield "worker_start_ray_commands: write unset OMP_NUM_THREADS; ray start: Ray's launcher sets it to 1"
+
+
+def every_host_starts(file: ClusterFile) -> Iterator[str]:
+    """Version 2 of the autoscaler knows no resources of own hosts, and counts the head as one of them."""
+    if _cloud(file.document) != "local":
+        return
+    if "RAY_enable_autoscaler_v2=0 " not in " ".join(file.document.get("head_start_ray_commands") or []):
+        yield "head_start_ray_commands: write RAY_enable_autoscaler_v2=0 ray start --head; v2 leaves a host out"
+    hosts = file.document["provider"].get("worker_ips") or []
+    for key in ("min_workers", "max_workers"):
+        number = file.document.get(key, len(hosts))
+        if number != len(hosts):
+            yield f"{key} is {number}, but there are {len(hosts)} worker_ips; remove it: Ray then starts on all of them"
 
 
 CHECKS = (
@@ -268,6 +326,7 @@ CHECKS = (
     node_config_keys,
     places,
     machine_types,
+    disk_types,
     head_gives_nothing,
     head_size,
     workers_from_zero,
@@ -275,7 +334,9 @@ CHECKS = (
     spot_with_on_demand,
     token_everywhere,
     image_of_containers,
+    identity_is_kept,
     no_public_address,
     notice_is_passed_on,
     ray_starts,
+    every_host_starts,
 )

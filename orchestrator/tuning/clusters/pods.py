@@ -2,13 +2,15 @@
 
 import copy
 import importlib.metadata
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from orchestrator.load_config import ConfigError
 from orchestrator.tuning.clusters.files import ClusterFile
-from orchestrator.tuning.clusters.launcher import HEAD_GIB, SLOT_GIB, slots_at_maximum
+from orchestrator.tuning.clusters.launcher import slots_at_maximum, too_small_head
 
+_ACCELERATOR = "accelerator_type:"
 _ALLOCATE = "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S"
 _USER = {"runAsNonRoot": True, "runAsUser": 1000, "fsGroup": 1000}  # the image's
 _GIB = {"Gi": 1.0, "G": 1e9 / 2**30, "Mi": 1 / 1024, "Ti": 1024.0}
@@ -56,23 +58,27 @@ def head_gives_nothing(file: ClusterFile) -> Iterator[str]:
             yield f"headGroupSpec.rayStartParams.{name} is {started.get(name)!r}; write '0': no worker lands there"
 
 
+def _head_limit(file: ClusterFile) -> str:
+    containers = _head(file).get("template", {}).get("spec", {}).get("containers") or [{}]
+    return str(containers[0].get("resources", {}).get("limits", {}).get("memory"))
+
+
+def head_memory_gib(file: ClusterFile) -> float | None:
+    """None where the limit is missing, or written otherwise than 32Gi."""
+    found = re.fullmatch(rf"(\d+)({'|'.join(_GIB)})", _head_limit(file))
+    return float(found[1]) * _GIB[found[2]] if found else None
+
+
 def head_size(file: ClusterFile) -> Iterator[str]:
     """Each slot has its trainable and actors on the head; a pod over its limit is killed."""
-    containers = _head(file).get("template", {}).get("spec", {}).get("containers") or [{}]
-    limit = str(containers[0].get("resources", {}).get("limits", {}).get("memory"))
-    unit = next((unit for unit in _GIB if limit.endswith(unit) and limit.removesuffix(unit).isdigit()), None)
-    if unit is None:
-        yield f"headGroupSpec: the limit of memory is {limit}; write it as 32Gi"
+    memory = head_memory_gib(file)
+    if memory is None:
+        yield f"headGroupSpec: the limit of memory is {_head_limit(file)}; write it as 32Gi"
         return
     try:
-        slots = slots_at_maximum(file)
+        yield from too_small_head(memory, slots_at_maximum(file))
     except ConfigError as error:
         yield str(error)
-        return
-    memory, needed = float(limit.removesuffix(unit)) * _GIB[unit], HEAD_GIB + SLOT_GIB * slots
-    if memory < needed:
-        need = f"{slots} slots need {HEAD_GIB} + {slots} x {SLOT_GIB} = {needed:g}"
-        yield f"the head has {memory:g} GiB, but {need}; raise its limit"
 
 
 def workers_from_zero(file: ClusterFile) -> Iterator[str]:
@@ -129,6 +135,8 @@ def gpu_nodes(file: ClusterFile) -> Iterator[str]:
         limits = (spec.get("containers") or [{}])[0].get("resources", {}).get("limits", {})
         if not int(limits.get("nvidia.com/gpu") or 0):
             yield f"{name}: no nvidia.com/gpu in the limits of its container; workers would have no GPU"
+        if _ACCELERATOR not in str((group.get("rayStartParams") or {}).get("resources")):
+            yield f"{name}: rayStartParams.resources names no {_ACCELERATOR}, so resources.accelerator_type finds none"
         if not spec.get("nodeSelector"):
             yield f"{name}: nodeSelector is missing; a pod may land on GPUs of another kind"
 
