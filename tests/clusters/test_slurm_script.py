@@ -31,7 +31,10 @@ PROGRAMS = {
         esac
         trap 'echo "sweep closed" >> "$LOG"; exit 130' TERM
         echo "sweep $*" >> "$LOG"
-        [ "$FAKE_SWEEP" = ends ] && exit 1
+        if [ "$FAKE_SWEEP" = ends ]; then
+            until [ "$(grep -c '^ray start' "$LOG")" -ge "$HEADS" ]; do sleep 0.05; done
+            exit 1
+        fi
         while true; do sleep 0.1; done
     """,
     "srun": """
@@ -56,7 +59,7 @@ def job(tmp_path):
         environment = {
             "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "HOME": str(tmp_path), "LOG": str(tmp_path / "log"),
             "SLURM_JOB_ID": f"test{os.getpid()}", "SLURM_JOB_NAME": "lethe", "SLURM_CPUS_PER_TASK": "32",
-            "SLURM_JOB_NUM_NODES": str(nodes), "LETHE_IMAGE": str(tmp_path / "lethe.sif"), "FAKE_SWEEP": "runs", **more,
+            "SLURM_JOB_NUM_NODES": str(nodes), "LETHE_IMAGE": str(tmp_path / "lethe.sif"), "FAKE_SWEEP": "runs", "HEADS": "1", **more,
         }  # fmt: skip
         command = ["bash", str(CLUSTERS / "slurm.sbatch"), "tofu_search", "search.trials_per_cell=3"]
         process = subprocess.Popen(
@@ -154,7 +157,7 @@ def test_a_sweep_that_ends_ends_the_job_with_its_code_and_is_not_repeated(job, t
 
 
 def test_two_jobs_get_ports_of_their_own(job, tmp_path):
-    for _ in range(2):
-        job(nodes=1, FAKE_SWEEP="ends").communicate(timeout=120)
+    for number in (1, 2):
+        job(nodes=1, FAKE_SWEEP="ends", HEADS=str(number)).communicate(timeout=120)
     first, second = [line.split("--port=")[1].split()[0] for line in lines(tmp_path) if line.startswith("ray start")]
     assert first != second
