@@ -59,7 +59,8 @@ def job(tmp_path):
         environment = {
             "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "HOME": str(tmp_path), "LOG": str(tmp_path / "log"),
             "SLURM_JOB_ID": f"test{os.getpid()}", "SLURM_JOB_NAME": "lethe", "SLURM_CPUS_PER_TASK": "32",
-            "SLURM_JOB_NUM_NODES": str(nodes), "LETHE_IMAGE": str(tmp_path / "lethe.sif"), "FAKE_SWEEP": "runs", "HEADS": "1", **more,
+            "SLURM_JOB_NUM_NODES": str(nodes), "LETHE_IMAGE": str(tmp_path / "lethe.sif"), "FAKE_SWEEP": "runs",
+            "HEADS": "1", **more,
         }  # fmt: skip
         command = ["bash", str(CLUSTERS / "slurm.sbatch"), "tofu_search", "search.trials_per_cell=3"]
         process = subprocess.Popen(
