@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from orchestrator.storage import Storage, join
-from orchestrator.tracking.journal import StepsReported, SweepStarted, read_records
+from orchestrator.tracking.journal import StepsReported, SweepStarted, has_records, read_records
 from orchestrator.tracking.kept_journal import fetch_journal
 from orchestrator.tracking.sweep_log import load_sweep
 from tests.ray import tiny
@@ -125,7 +125,8 @@ def recorded(kept):
 
 def trains_again(home, number):
     """Whether a second head, whose home this is, has steps of a trial from its own sitting."""
-    records = [record for folder in (home / "lethe").glob("mine-*/journal") for record in read_records(folder)]
+    begun = [folder for folder in (home / "lethe").glob("mine-*") if has_records(folder)]
+    records = [record for folder in begun for record in read_records(folder / "journal")]
     sittings = [record.time for record in records if isinstance(record, SweepStarted)]
     steps = [record.time for record in records if isinstance(record, StepsReported) and record.key == key(number)]
     return len(sittings) > 1 and max(steps, default=0.0) > sittings[1]
