@@ -34,10 +34,8 @@ def _figure(sweep: SweepSummary, group: ForgetSetSummary, table: ConfirmationTab
         if rows:
             data += [_median_surface(sweep, group, rows), _points(sweep, rows)]
     baselines = [row for row in table.baselines if row.mean is not None]
-    ranges = [_reach([*known, *baselines], axis) for axis in (0, 1)]
-    for row in baselines:
-        data.append(_points(sweep, [row]) | baseline_look(row.trial.method, (row.mean or (0.0,))[0], ranges[0]))
-    return figure(sweep, data, ranges)
+    data += [_points(sweep, [row]) | baseline_look(row.trial.method) for row in baselines]
+    return figure(sweep, data, [_reach([*known, *baselines], axis) for axis in (0, 1)])
 
 
 def _median_surface(sweep: SweepSummary, group: ForgetSetSummary, rows: Sequence[Confirmed]) -> Figure:

@@ -70,8 +70,7 @@ def _figure(summary: SweepSummary, group: ForgetSetSummary, ranges: Sequence[Ran
         sizes = [13 if trial.key in fronts else 9 for trial in cell.front]
         data.append(_trace(cell.front, summary, names, marker={"size": sizes, "opacity": 1, "line": {"width": widths}}))
     for trial in _placed(group.baselines):
-        look = baseline_look(trial.method, _place(trial)[0], ranges[0])
-        data.append(_trace([trial], summary, names, marker={}) | look)
+        data.append(_trace([trial], summary, names, marker={}) | baseline_look(trial.method))
     return figure(summary, data, ranges)
 
 
@@ -87,15 +86,13 @@ def step_line(objectives: Sequence[ObjectiveRecord]) -> str:
     return "vh" if objectives[0].direction == "maximize" else "hv"
 
 
-def baseline_look(method: str, x: float, span: Range) -> dict[str, Any]:
-    """What sets a baseline's trace apart: a symbol of its own, and its name above it, inside of the axis `span`."""
-    share = (x - span[0]) / (span[1] - span[0])
-    side = "left" if share > 0.75 else "right" if share < 0.25 else "center"
+def baseline_look(method: str) -> dict[str, Any]:
+    """What sets a baseline's trace apart: a symbol of its own, and its name above it."""
     return {
         "mode": "markers+text",
         "cliponaxis": False,
         "text": [words(method)],
-        "textposition": f"top {side}",
+        "textposition": "top center",
         "marker": {"size": 14, "opacity": 1, "symbol": BASELINE_SYMBOLS[method], "line": {"width": 2}},
     }
 

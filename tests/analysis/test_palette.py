@@ -13,7 +13,6 @@ from orchestrator.analysis.palette import (
     method_symbols,
     on_dark,
 )
-from orchestrator.analysis.plots import baseline_look
 
 METHODS = [f"method {number}" for number in range(16)]
 PAPERS = {"light": ("#fbfbf9", "#ffffff"), "dark": ("#151618", "#1f2124")}
@@ -59,8 +58,3 @@ def test_no_two_methods_look_the_same():
     for one, other in itertools.pairwise(METHODS):
         assert symbols[one] != symbols[other]
     assert not {symbols[name] for name in METHODS} & {*BASELINE_SYMBOLS.values()}
-
-
-@pytest.mark.parametrize(("x", "side"), [(0.1, "right"), (0.5, "center"), (0.95, "left")])
-def test_the_name_of_a_baseline_stays_inside_of_the_figure(x, side):
-    assert baseline_look("retain_model", x, (0.0, 1.0))["textposition"] == f"top {side}"
