@@ -250,3 +250,12 @@ def test_an_overlay_in_a_browser(browser, tmp_path):
         resize(browser, width)
         assert fits(browser)
     assert [entry["message"] for entry in browser.get_log("browser")] == []
+
+
+def test_names_of_baselines_are_not_cut_on_a_phone(browser, log, tmp_path):
+    show(browser, log, tmp_path)
+    ends = (
+        "return [...document.querySelectorAll('#fronts .plot')].map((plot) => [...plot.querySelectorAll('.textpoint')]"
+    )
+    ends += ".every((name) => name.getBoundingClientRect().right <= plot.getBoundingClientRect().right))"
+    assert browser.execute_script(ends) == [True, True]

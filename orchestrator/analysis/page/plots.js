@@ -22,6 +22,12 @@ function paint(trace) {
   };
 }
 
+// The name of a baseline near an edge, which a narrow figure would cut.
+function named(trace, [low, high]) {
+  const share = (trace.x[0] - low) / (high - low), side = share > 0.75 ? "left" : share < 0.25 ? "right" : "center";
+  return { ...trace, textposition: `top ${side}` };
+}
+
 // An objective over a setting. A trial that diverged has a cross at the worse end, where its score would be.
 function slice({ set, setting, objective }) {
   const { columns, rows, owners } = data.trials;
@@ -69,7 +75,8 @@ function draw(place) {
     responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover",
     modeBarButtons: [["toImage", "resetScale2d"]],
   };
-  Plotly.react(place, figure.data.map(paint), layout, config);
+  const traces = figure.data.map(paint).map((trace) => (narrow && trace.text ? named(trace, figure.layout.xaxis.range) : trace));
+  Plotly.react(place, traces, layout, config);
   place.dataset.drawn = "";
   performance.mark("figure drawn");
 }
