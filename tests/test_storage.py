@@ -1,6 +1,7 @@
 """A folder in a store, with a copy here of what is in use: behind a file: URI, and in S3."""
 
 import errno
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -176,3 +177,22 @@ def test_many_files_are_fetched_side_by_side_and_those_that_are_here_are_left(st
     assert len(list(two.local.iterdir())) == 40
     with pytest.raises(FileNotFoundError):
         two.fetch_files(["nothing"])
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """A machine that loses power leaves nothing empty under the name: first all bytes, then the name and its folder."""
+    synced = []
+
+    def fsync(number):
+        synced.append((os.readlink(f"/proc/self/fd/{number}"), (tmp_path / "trials/model").exists()))
+
+    def write(folder):
+        (folder / "inner").mkdir(parents=True)
+        (folder / "inner" / "weights").write_bytes(b"x")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    Storage(tmp_path).put("trials/model", write)
+    *before, last = synced
+    assert last == (str(tmp_path / "trials"), True)
+    assert [os.path.basename(path) for path, _ in before[:2]] == ["weights", "inner"] and len(before) == 3
+    assert not any(named for _, named in before)

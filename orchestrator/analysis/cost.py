@@ -56,9 +56,8 @@ class Spent:
 def time_spent(sweep: SweepSummary) -> list[Spent]:
     """All trials of a sweep by what became of them, then baselines and confirmation runs; no kind without one."""
     trials = [(f"{state.lower()} trials", [t for t in sweep.trials if t.state == state]) for state in STATES]
-    groups = [
-        group for part in sweep.parts or (sweep,) for group in part.forget_sets
-    ]  # each part had its own baselines
+    # Of sweeps that are overlaid each had its own baselines.
+    groups = [group for part in sweep.parts or (sweep,) for group in part.forget_sets]
     baselines = [trial for group in groups for trial in group.baselines]
     runs = [trial for group in groups for trial in group.confirmations]
     kinds = [*trials, ("model before and retain model", baselines), ("confirmation runs", runs)]

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
@@ -11,6 +12,7 @@ from orchestrator.storage import is_uri
 from orchestrator.tracking import mlflow_page as page
 from orchestrator.tracking.journal import (
     BASELINES,
+    CheckpointDeleted,
     DataRecord,
     RowsRecord,
     RungReached,
@@ -20,6 +22,7 @@ from orchestrator.tracking.journal import (
     TrialFinished,
     TrialStarted,
     TrialState,
+    TrialTaken,
 )
 from orchestrator.tracking.pump import redact_uri
 
@@ -32,19 +35,38 @@ def milliseconds(seconds: float) -> int:
     return int(seconds * 1000)
 
 
-def news_on_the_way(record: OnTheWay, told: dict[str, int]) -> list[Metric]:
-    """What was measured before the end: after a task of a chain at the task's number, else at the number of steps.
+@dataclass(slots=True)
+class News:
+    """What one call of `MlflowView.apply` has to say about one trial.
 
-    A trial whose workers died tells again what came after its last point. MLflow would keep both, so only what is
-    beyond the last number in `told`, by kind of record, counts; it is brought up to date.
+    `told`: by kind of record the last step or task that its run has, or has with this news. A trial whose workers died
+    tells again what came after its last point, and MLflow would keep both: only what is beyond counts.
     """
-    last = told.get(record.kind, -1)
-    news = [metric for metric in _metrics_on_the_way(record) if metric.step > last]
-    told[record.kind] = max((metric.step for metric in news), default=last)
-    return news
+
+    told: dict[str, int]
+    started: TrialStarted | None = None
+    metrics: list[Metric] = field(default_factory=list)
+    finished: TrialFinished | None = None
+    deleted: bool = False
+
+    def take(self, record: TrialTaken | OnTheWay | TrialFinished | CheckpointDeleted) -> None:
+        """One more record of the trial."""
+        match record:
+            case TrialTaken():
+                pass  # what follows from it is told at the end
+            case TrialFinished():
+                self.finished = record
+            case CheckpointDeleted():
+                self.deleted = True
+            case _:
+                last = self.told.get(record.kind, -1)
+                news = [metric for metric in _metrics_on_the_way(record) if metric.step > last]
+                self.told[record.kind] = max((metric.step for metric in news), default=last)
+                self.metrics += news
 
 
 def _metrics_on_the_way(record: OnTheWay) -> list[Metric]:
+    """What was measured before the end: after a task of a chain at the task's number, else at the number of steps."""
     time_ms = milliseconds(record.time)
     match record:
         case StepsReported():

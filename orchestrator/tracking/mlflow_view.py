@@ -17,23 +17,19 @@ from orchestrator.analysis.palette import method_colors
 from orchestrator.storage import is_uri, join, split
 from orchestrator.tracking import mlflow_page as page
 from orchestrator.tracking.journal import (
-    CheckpointDeleted,
     JournalError,
     Record,
     SweepEnded,
     SweepStarted,
-    TrialFinished,
     TrialStarted,
-    TrialTaken,
     read_records,
 )
 from orchestrator.tracking.mlflow_entities import (
-    OnTheWay,
+    News,
     final_metrics,
     final_tags,
     inputs,
     milliseconds,
-    news_on_the_way,
 )
 from orchestrator.tracking.mlflow_registry import Winner, register, registered_name
 from orchestrator.tracking.pump import redact_uri, set_client_env, tracking_error
@@ -62,29 +58,6 @@ class _Run:
         return cls(run.info.run_id, run.info.start_time, ended, dict(run.data.tags), models, has_inputs=has_inputs)
 
 
-@dataclass(slots=True)
-class _Pending:
-    """What one call of `apply` has to say about one trial."""
-
-    told: dict[str, int]  # by kind of record the last step or task that the run has, or has with this news
-    started: TrialStarted | None = None
-    metrics: list[Metric] = field(default_factory=list)
-    finished: TrialFinished | None = None
-    deleted: bool = False
-
-    def take(self, record: TrialTaken | OnTheWay | TrialFinished | CheckpointDeleted) -> None:
-        """One more record of the trial."""
-        match record:
-            case TrialTaken():
-                pass  # what follows from it is told at the end
-            case TrialFinished():
-                self.finished = record
-            case CheckpointDeleted():
-                self.deleted = True
-            case _:
-                self.metrics += news_on_the_way(record, self.told)
-
-
 class MlflowView:
     """One MLflow experiment for one sweep, one flat run for each trial and baseline, found again by their tags.
 
@@ -100,13 +73,13 @@ class MlflowView:
         self._header: SweepStarted | None = None
         self._experiment: Experiment | None = None
         self._runs: dict[str, _Run] = {}
-        self._told: dict[str, dict[str, int]] = {}  # of the trials that are running, see _Pending
+        self._told: dict[str, dict[str, int]] = {}  # of the trials that are running, see News
         self._stale: set[str] = set()  # trials whose records, at this point, are of an attempt that was given up
 
     def apply(self, records: Sequence[Record]) -> None:
         """Show records that were read or written in the order of the journal. TrackingError: MLflow does not answer."""
         with self._connected() as client:
-            pending: dict[str, _Pending] = {}
+            pending: dict[str, News] = {}
             for record in records:
                 match record:
                     case SweepStarted():
@@ -114,9 +87,9 @@ class MlflowView:
                     case SweepEnded(state=state):
                         self._tag_experiment(client, {"lethe.sweep_state": state})
                     case TrialStarted(key=key):  # a trial that was cut off starts again from nothing
-                        pending[key] = _Pending({}, record)
+                        pending[key] = News({}, record)
                     case _:
-                        pending.setdefault(record.key, _Pending(dict(self._told.get(record.key, {})))).take(record)
+                        pending.setdefault(record.key, News(dict(self._told.get(record.key, {})))).take(record)
             for key, news in pending.items():
                 self._show_trial(client, key, news)
                 self._told.pop(key, None)
@@ -278,7 +251,7 @@ class MlflowView:
         methods = list(dict.fromkeys(cell.method for cell in self._header.cells))
         return method_colors(methods).get(method, "#BBBBBB")
 
-    def _show_trial(self, client: MlflowClient, key: str, news: _Pending) -> None:
+    def _show_trial(self, client: MlflowClient, key: str, news: News) -> None:
         run = self._run_of(client, key, news.started)
         if run is None:
             return
@@ -326,7 +299,7 @@ class MlflowView:
         self._stale.discard(key)
         return run
 
-    def _final(self, client: MlflowClient, key: str, run: _Run, news: _Pending) -> list[Metric]:
+    def _final(self, client: MlflowClient, key: str, run: _Run, news: News) -> list[Metric]:
         """Store the examples and the checkpoint's entry; returns the final metrics, linked to the checkpoint."""
         finished = news.finished
         assert finished is not None and self._header is not None

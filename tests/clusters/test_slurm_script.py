@@ -105,13 +105,19 @@ def left_of(process):
     return found
 
 
-def test_the_signal_before_the_limit_closes_the_sweep_and_queues_the_job_again(job, tmp_path):
+def ended_by(number, job, tmp_path, code):
+    """A job of two nodes that a signal ended while its sweep ran, and what it printed."""
     process = job()
     wait_for(tmp_path, "sweep ")
     wait_for(tmp_path, "ray start", 2)
-    process.send_signal(signal.SIGUSR1)
+    process.send_signal(number)
     out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, out
+    assert process.returncode == code, out
+    return process, out
+
+
+def test_the_signal_before_the_limit_closes_the_sweep_and_queues_the_job_again(job, tmp_path):
+    process, out = ended_by(signal.SIGUSR1, job, tmp_path, 0)
     said = lines(tmp_path)
     job_id = f"test{os.getpid()}"
     assert said[-2:] == ["sweep closed", f"scontrol requeue {job_id}"]
@@ -138,12 +144,7 @@ def test_the_signal_before_the_limit_closes_the_sweep_and_queues_the_job_again(j
 
 
 def test_scancel_closes_the_sweep_and_the_job_is_not_queued_again(job, tmp_path):
-    process = job()
-    wait_for(tmp_path, "sweep ")
-    wait_for(tmp_path, "ray start", 2)
-    process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, out
+    ended_by(signal.SIGTERM, job, tmp_path, 130)
     assert lines(tmp_path)[-1] == "sweep closed"
     assert not [line for line in lines(tmp_path) if line.startswith("scontrol")]
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from orchestrator.tracking.checkpoints import cell_front
-from orchestrator.tracking.journal import TrialState
+from orchestrator.tracking.journal import TrialState, TrialTaken, read_records
 from orchestrator.tracking.sweep_log import load_sweep
 from orchestrator.worker.batches import Encoder
 from orchestrator.worker.generate import generate
@@ -52,6 +52,8 @@ def test_journal_holds_every_trial_with_its_metrics(slot_sweep):
         assert hashlib.sha256(content).hexdigest() == trial.finished.scores_sha256
         assert len(tiny.scores(folder, key)) == 12  # 3 sets x 4 rows
         assert len(trial.steps) == (0 if trial.is_baseline else 5)  # 2 epochs x 10 rows / batch 4
+    taken = [record.key for record in read_records(folder / "journal") if isinstance(record, TrialTaken)]
+    assert taken == list(log.trials)  # by workers, each once
 
 
 def test_first_trial_has_the_paper_settings(slot_sweep):
