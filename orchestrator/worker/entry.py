@@ -1,5 +1,6 @@
 """What runs on the Ray Train workers of a slot: take a job, run it, send what it reports; again until told to stop."""
 
+import errno
 import gc
 import os
 import resource
@@ -131,10 +132,14 @@ def _retry(error: Exception, place: str) -> tuple[str, str]:
     return "at once" if at_once else "on resume", "; a resumed sweep tries this trial again"
 
 
+# What torch's allocator says, and what the system does of a file that cannot be mapped.
+_NO_MEMORY = ("can't allocate memory", os.strerror(errno.ENOMEM))
+
+
 def _memory_hint(error: Exception) -> str:
     if isinstance(error, torch.OutOfMemoryError):
         peak = torch.cuda.max_memory_allocated() / 2**30
-    elif isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+    elif isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     else:
         return ""

@@ -25,8 +25,8 @@ SEARCH = (
 STARTED = []
 
 
-def key(number):
-    return f"{CELL}/t{number:03d}"
+def key(number, cell=CELL):
+    return f"{cell}/t{number:03d}"
 
 
 def start(models, storage, *more, **environment):
@@ -74,32 +74,32 @@ def num_reports(storage):
     return sum(segment.read_bytes().count(b'"kind":"steps_reported"') for segment in storage.glob("*/journal/*.jsonl"))
 
 
-def wait_for_point(sweep, storage, number):
+def wait_for_point(sweep, storage, trial):
     """Until a trial has left a point that it can go on from."""
-    wait_until(sweep, lambda: any(points(storage, number)), f"a point of trial {number}")
+    wait_until(sweep, lambda: any(points(storage, trial)), f"a point of trial {trial}")
 
 
-def points(storage, number):
-    return list(Path(storage).glob(f"*/trials/{key(number)}/resume/*/manifest.json"))
+def points(storage, trial):
+    return list(Path(storage).glob(f"*/trials/{trial}/resume/*/manifest.json"))
 
 
-def told_twice(folder, number):
+def told_twice(folder, trial):
     """Numbers of the steps that were reported again as they were, by the clock: those before the point."""
     records = [record for record in read_records(folder / "journal") if isinstance(record, StepsReported)]
-    times = Counter(record.time for record in records if record.key == key(number))
+    times = Counter(record.time for record in records if record.key == trial)
     return {step.step for record in records if times[record.time] > 1 for step in record.steps}
 
 
-def went_on(folder, number):
+def went_on(folder, trial):
     """A trial began again at a point in its middle."""
-    again = told_twice(folder, number)
+    again = told_twice(folder, trial)
     assert again == set(range(len(again))) and 0 < len(again) < NUM_STEPS
 
 
-def longest_pause(folder, number):
+def longest_pause(folder, trial):
     """Seconds between two reports of steps of a trial that are new, at most: what a fault cost."""
     records = [record for record in read_records(folder / "journal") if isinstance(record, StepsReported)]
-    times = sorted({record.time for record in records if record.key == key(number)})
+    times = sorted({record.time for record in records if record.key == trial})
     return max(later - one for one, later in itertools.pairwise(times))
 
 

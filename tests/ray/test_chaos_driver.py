@@ -34,11 +34,22 @@ pytestmark = [
     pytest.mark.timeout(2400),
     pytest.mark.usefixtures("no_sweep_is_left"),
 ]
-TERMINATED, KILLED, INTERRUPTED_TWICE, NO_ROOM = range(4)
+# Two cells, each of which is searched by what came out of its trials before, side by side.
+CELLS = ("GA+GD/forget10", "NPO+GD/forget10")
+TPE = ("methods=[GA+GD, NPO+GD]", "search.trials_per_cell=3", "search.sampler=tpe", "search.startup_trials=1")
+TERMINATED, KILLED, INTERRUPTED_TWICE, NO_ROOM = (key(number, cell) for number in range(2) for cell in CELLS)
 
 
-def test_one_fault_of_the_driver_after_another(models, undisturbed, tmp_path, record_property):
-    sweep = start(models, tmp_path)
+@pytest.fixture(scope="module")
+def searched(models, tmp_path_factory):
+    """The search of two cells when nothing happens to it."""
+    storage = tmp_path_factory.mktemp("searched")
+    ends_with(start(models, storage, *TPE), 0)
+    return tiny.sweep_folder(storage)
+
+
+def test_one_fault_of_the_driver_after_another(models, searched, tmp_path, record_property):
+    sweep = start(models, tmp_path, *TPE)
     wait_for_point(sweep, tmp_path, TERMINATED)
     folder = tiny.sweep_folder(tmp_path)
     sent = time.time()
@@ -51,14 +62,14 @@ def test_one_fault_of_the_driver_after_another(models, undisturbed, tmp_path, re
 
     sweep = command("--resume", str(folder))
     wait_for_point(sweep, tmp_path, KILLED)
-    before = load_sweep(folder).trials[key(TERMINATED)].finished
+    before = load_sweep(folder).trials[TERMINATED].finished
     family = workers(sweep)
     sweep.kill()
     assert psutil.wait_procs(family, timeout=60)[1] == []  # nobody is left to write beside those who go on
 
     sweep = command("--resume", str(folder))
     wait_for_point(sweep, tmp_path, INTERRUPTED_TWICE)
-    assert load_sweep(folder).trials[key(TERMINATED)].finished == before
+    assert load_sweep(folder).trials[TERMINATED].finished == before
     sweep.send_signal(signal.SIGINT)
     wait_until(sweep, lambda: load_sweep(folder).ended is not None, "the end of the journal")
     sweep.send_signal(signal.SIGINT)
@@ -74,9 +85,10 @@ def test_one_fault_of_the_driver_after_another(models, undisturbed, tmp_path, re
     assert not segment.read_bytes().endswith(b"\n")  # torn, and left so
 
     ends_with(command("--resume", str(folder)), 0)
-    same_results(folder, undisturbed)
-    for number in (TERMINATED, KILLED, INTERRUPTED_TWICE, NO_ROOM):
-        went_on(folder, number)
+    same_results(folder, searched)
+    assert list(load_sweep(folder).trials) == list(load_sweep(searched).trials)  # the last of each cell among them
+    for trial in (TERMINATED, KILLED, INTERRUPTED_TWICE, NO_ROOM):
+        went_on(folder, trial)
     assert mlflow_runs(folder) == sorted({*load_sweep(folder).trials, "report"})
 
 

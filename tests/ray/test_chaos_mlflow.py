@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.tracking.journal import StepsReported, read_records
 from tests.ray import tiny
-from tests.ray.chaos import ends_with, losses, mlflow_losses, same_results, start, wait_for_point, wait_until
+from tests.ray.chaos import ends_with, key, losses, mlflow_losses, same_results, start, wait_for_point, wait_until
 from tests.ray.servers import MlflowServer
 
 pytestmark = [
@@ -23,7 +23,7 @@ def test_a_server_that_comes_late_and_then_hangs_for_a_minute(models, undisturbe
     server, storage = MlflowServer(tmp_path), tmp_path / "storage"
     sweep = start(models, storage, f"tracking.uri={server.url}")
     try:
-        wait_for_point(sweep, storage, 0)
+        wait_for_point(sweep, storage, key(0))
         server.start()
         ended = num_ended(storage)
         wait_until(sweep, lambda: num_ended(storage) > ended, "the end of a trial")

@@ -55,14 +55,14 @@ def node_of_workers(cluster):
 def test_a_node_leaves_and_another_comes_20_seconds_later(models, undisturbed, cluster, tmp_path):
     node = cluster.add_node(num_cpus=2)
     sweep = start(models, tmp_path, TWO, **on(cluster))
-    wait_for_point(sweep, tmp_path, 0)
+    wait_for_point(sweep, tmp_path, key(0))
     cluster.remove_node(node, allow_graceful=False)
     time.sleep(20)
     cluster.add_node(num_cpus=2)
     ends_with(sweep, 0)
     folder = tiny.sweep_folder(tmp_path)
     same_results(folder, undisturbed)
-    went_on(folder, 0)
+    went_on(folder, key(0))
 
 
 def test_without_another_node_the_trial_fails_in_time_and_the_sweep_goes_on(models, undisturbed, cluster, tmp_path):
@@ -70,7 +70,7 @@ def test_without_another_node_the_trial_fails_in_time_and_the_sweep_goes_on(mode
     sweep = start(
         models, tmp_path, TWO, "resources.start_timeout_seconds=15", "search.max_failed_share=0.5", **on(cluster)
     )
-    wait_for_point(sweep, tmp_path, 0)
+    wait_for_point(sweep, tmp_path, key(0))
     cluster.remove_node(node, allow_graceful=False)
     folder = tiny.sweep_folder(tmp_path)
     wait_until(sweep, lambda: load_sweep(folder).trials[key(0)].finished is not None, "the end of the first trial")
@@ -99,13 +99,13 @@ def test_on_notice_of_preemption_a_trial_is_saved_and_goes_on_elsewhere(models, 
     deadline = int(1000 * (time.time() + 120))
     accepted, _ = GcsClient(address=cluster.address).drain_node(first.node_id, reason, "spot", deadline)
     assert accepted
-    wait_for_point(sweep, tmp_path, 0)
+    wait_for_point(sweep, tmp_path, key(0))
     ends_with(sweep, 0)
     folder = tiny.sweep_folder(tmp_path)
     trial = load_sweep(folder).trials[key(0)]
     assert trial.finished.state == TrialState.COMPLETE, trial.finished.error
     assert [step.step for step in trial.steps] == list(range(5 * NUM_STEPS))
-    again = told_twice(folder, 0)
+    again = told_twice(folder, key(0))
     assert again == set(range(len(again))) and 0 < len(again) < 5 * NUM_STEPS
 
 

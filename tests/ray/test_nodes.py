@@ -16,7 +16,7 @@ from ray.cluster_utils import Cluster
 
 from orchestrator.tracking.sweep_log import load_sweep
 from tests.ray import tiny
-from tests.ray.chaos import ends_with, same_results, start, wait_for_point, went_on, workers
+from tests.ray.chaos import ends_with, key, same_results, start, wait_for_point, went_on, workers
 
 pytestmark = [
     pytest.mark.ray,
@@ -36,7 +36,7 @@ def test_slots_run_side_by_side_each_on_a_node_of_its_own(models, tmp_path):
     try:
         nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
         sweep = start(models, tmp_path / "beside", *more, RAY_ADDRESS=cluster.address)
-        wait_for_point(sweep, tmp_path / "beside", 0)
+        wait_for_point(sweep, tmp_path / "beside", key(0))
         second = tiny.run(tiny.settings(models, tmp_path / "second"), RAY_ADDRESS=cluster.address)
         used = set()
         while sweep.poll() is None:
@@ -134,7 +134,7 @@ def test_a_machine_that_is_cut_off_in_the_middle_of_a_trial(models, undisturbed,
         time.sleep(10)
         two = ("search.trials_per_cell=2", "resources.max_concurrent_trials=1")
         sweep = start(models, tmp_path, *two, RAY_ADDRESS=f"{network.address}:6399")
-        wait_for_point(sweep, tmp_path, 0)
+        wait_for_point(sweep, tmp_path, key(0))
         network.cut(next(address for address, raylet in zip(addresses, processes[1:], strict=True) if workers(raylet)))
         ends_with(sweep, 0)
     finally:
@@ -143,7 +143,7 @@ def test_a_machine_that_is_cut_off_in_the_middle_of_a_trial(models, undisturbed,
         shutil.rmtree(temp, ignore_errors=True)
     folder = tiny.sweep_folder(tmp_path)
     same_results(folder, undisturbed)
-    went_on(folder, 0)
+    went_on(folder, key(0))
 
 
 def run(command, log):

@@ -1,5 +1,7 @@
 """Which errors say that a rank lost its peers, not that its trial is at fault."""
 
+import errno
+import os
 import re
 import resource
 
@@ -21,7 +23,12 @@ def test_a_broken_connection_is_a_lost_peer():
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes.")],
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes."),
+        RuntimeError("unable to mmap 90868376 bytes from file <model.safetensors>: Cannot allocate memory (12)"),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+    ],
 )
 def test_a_rank_without_memory_says_how_much_it_had_and_what_to_lower(error):
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
