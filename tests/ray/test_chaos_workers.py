@@ -128,7 +128,7 @@ def test_what_a_trial_does_wrong_is_no_harm_to_the_next(models, tmp_path):
         group = workers(sweep)
         if len(group) == 2 and (names := started(tmp_path)):
             seen[names[-1]] = {worker.pid for worker in group}
-            if names[-1] == key(3) and limited is None:
+            if names[-1] == key(4) and limited is None:
                 limited = group[-1]
                 hold_at_most(limited, 80_000_000)
         time.sleep(0.1)
