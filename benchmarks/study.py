@@ -26,7 +26,7 @@ from typing import Any
 from benchmarks.recording import grid, keep, processor, versions_of
 from benchmarks.sweeps import RESULTS, read_rows, write_rows
 from orchestrator.analysis.confirmation import confirmation_table
-from orchestrator.analysis.confirmed_volume import confirmed_volumes
+from orchestrator.analysis.confirmed_volume import confirmed_volumes, is_clear
 from orchestrator.analysis.kept import SHARE
 from orchestrator.analysis.summary import CellSummary, ForgetSetSummary, SweepSummary, TrialSummary, summarize
 from orchestrator.analysis.words import duration
@@ -143,7 +143,8 @@ def record(folder: Path) -> dict[str, Any]:
 def _forget_set(sweep: SweepSummary, group: ForgetSetSummary) -> dict[str, Any]:
     again = {trial.confirms: trial.objectives for trial in group.confirmations if trial.number is None}
     before, retain_model = again.get(f"before/{group.name}"), again.get(f"retain_model/{group.name}")
-    volumes = {one.method: one.seeds for one in confirmed_volumes(sweep, group)}
+    found = confirmed_volumes(sweep, group)
+    volumes = {one.method: one.seeds for one in found.methods} if found else {}
     return {
         "axes of the search": axes(group, sweep.objectives),
         "before": _scores(group.before),
@@ -202,7 +203,7 @@ def _claim(forget_sets: dict[str, Any], kind: str) -> dict[str, Any]:
         known = {method: cell for method, cell in cells.items() if cell["confirmed hypervolume"] is not None}
         order = sorted(known, key=lambda method: -known[method]["confirmed hypervolume"])
         by_seed = {method: cell["confirmed hypervolume by seed"] for method, cell in known.items()}
-        clearly = bool(order) and all(min(by_seed[order[0]]) > max(by_seed[other]) for other in order[1:])
+        clearly = bool(order) and is_clear([by_seed[method] for method in order])
         found[name] = {
             "order": order,
             "leads": bool(order) and order[0] == CLAIMS[kind],

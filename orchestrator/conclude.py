@@ -36,7 +36,7 @@ def conclude(storage: Storage, tracking_uri: str, log: SweepLog, pump: Pump[Any]
     console.print(render_summary(summary))
     if report is not None:
         console.print(f"\nreport   {report}")
-    if (key := _best_with_weights(summary)) is not None:
+    if (key := next((names["pareto-knee"] for names in winning_keys(summary).values() if names), None)) is not None:
         place = shlex.quote(join(str(storage), f"trials/{key}"))
         console.print(f"export   {sys.executable} -m orchestrator.export {place} DEST")
     left = pump.close(_CLOSE_SECONDS)
@@ -47,12 +47,6 @@ def conclude(storage: Storage, tracking_uri: str, log: SweepLog, pump: Pump[Any]
     from orchestrator.sync import how_to_open  # noqa: PLC0415
 
     console.print("MLflow   " + how_to_open(tracking_uri, pages[0], registered).replace("\n", "\n         "))
-
-
-def _best_with_weights(summary: SweepSummary) -> str | None:
-    """The knee of the best ranked cell whose knee's weights are kept."""
-    knees = [cell.knee for group in summary.forget_sets for cell in group.ranking if cell.knee]
-    return next((knee.key for knee in knees if knee.checkpoint), None)
 
 
 def _write_report(summary: SweepSummary, storage: Storage, console: Console) -> Path | None:

@@ -19,7 +19,7 @@ from orchestrator.analysis.cost import cost_figure, cost_tables, time_spent
 from orchestrator.analysis.downstream import downstream_table
 from orchestrator.analysis.headline import finding, headline
 from orchestrator.analysis.influence import FEWEST_COMPLETE, settings
-from orchestrator.analysis.kept import SHARE, best_kept
+from orchestrator.analysis.kept import SHARE, best_kept, kept_again
 from orchestrator.analysis.palette import DARK_BASELINE_COLORS, method_colors, method_symbols, on_dark
 from orchestrator.analysis.plots import axis_titles, figures, slice_axes
 from orchestrator.analysis.summary import ForgetSetSummary, SweepSummary, TrialSummary
@@ -28,6 +28,7 @@ from orchestrator.analysis.trial_table import confirmation_runs, trial_table
 from orchestrator.analysis.volume import FEWEST_ENDED
 
 KEY_METRICS = 4
+_UNCONFIRMED = "not both of the two baselines were asked these questions to the end"
 # The metrics a reader asks for first, where a sweep has them and does not search by them; then any others.
 PREFERRED_METRICS = (
     "relapse", "forget/rouge", "retain/rouge", "neighbor/rouge", "forget_quality",
@@ -59,6 +60,8 @@ def render(summary: SweepSummary) -> str:
     searched = [settings(summary, group) for group in summary.forget_sets]
     trials, runs, costs = trial_table(summary), confirmation_runs(summary), cost_tables(summary)
     questions = [side_by_side(group) for group in summary.forget_sets]
+    kept = [best_kept(group, summary.objectives) for group in summary.forget_sets]
+    volumes = [confirmed_volumes(summary, group) for group in summary.forget_sets]
     return (
         _environment()
         .get_template("report.html.j2")
@@ -90,10 +93,15 @@ def render(summary: SweepSummary) -> str:
             over_tasks=OVER_TASKS,
             downstream=[downstream_table(group) for group in summary.forget_sets],
             confirmations=confirmations,
-            confirmed_volumes=[confirmed_volumes(summary, group) for group in summary.forget_sets],
+            confirmed_volumes=volumes,
             key_metrics=key_metrics(summary),
+            confirmed_axes=[one and words.axes(one.measure, summary.objectives, _UNCONFIRMED) for one in volumes],
             measures=[words.measure(group, summary.objectives) for group in summary.forget_sets],
-            kept=[best_kept(group, summary.objectives) for group in summary.forget_sets],
+            kept=kept,
+            kept_again=[
+                kept_again(found, table, summary.objectives) if found and table else {}
+                for found, table in zip(kept, confirmations, strict=True)
+            ],
             share=SHARE,
             fewest=FEWEST_ENDED,
             questions=questions,

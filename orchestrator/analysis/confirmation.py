@@ -146,7 +146,7 @@ def _confirmed_groups(sweep: SweepSummary) -> list[ForgetSetSummary]:
 
 def _num_left_out(group: ForgetSetSummary, table: ConfirmationTable) -> int:
     keys = {row.trial.key for row in (*table.finalists, *table.baselines)}
-    return sum(run.confirms not in keys for run in group.confirmations)
+    return sum(run.number is not None and run.confirms not in keys for run in group.confirmations)
 
 
 def worse(shift: float, direction: Direction) -> bool:

@@ -26,49 +26,67 @@ def finding(summary: SweepSummary, group: ForgetSetSummary) -> str:
     first, *others = cells
     lead = _lead(first, others) if others else f"{first.method} is the only method with a complete trial"
     who = f"{first.method}'s" if others and _are_level(first, others[0]) else "Its"
-    return f"{lead}. {who} knee{_offer(summary, group, first)}.{_confirmed(summary, group, first)}"
+    return (
+        f"{lead}. {who} knee, {_offer(summary, group, first.knee)}."
+        f"{_behind(group, first)}{_confirmed(summary, group, first)}"
+    )
+
+
+def _behind(group: ForgetSetSummary, first: CellSummary) -> str:
+    """That the method with the largest hypervolume has no trial that is not surpassed, where it is so."""
+    if group.knee is None or any(trial.method == first.method for trial in group.front):
+        return ""
+    best = f"{group.knee.method}'s {_named(group.knee)}"
+    return f" None of {first.method}'s trials is on the front over all methods, whose knee is {best}."
 
 
 def _confirmed(summary: SweepSummary, group: ForgetSetSummary, first: CellSummary) -> str:
     """What the hypervolumes of the confirmation say of the leader of the search."""
     found = confirmed_volumes(summary, group)
-    if len(found) < 2:
+    if found is None or len(found.methods) < 2:
         return ""
-    best = found[0]
+    best = found.methods[0]
     range_ = f", {score(min(best.seeds))} to {score(max(best.seeds))} over {count(len(best.seeds), 'seed')}"
-    said = f" Confirmed, {best.method} leads ({score(best.mean)}{range_ if len(best.seeds) > 1 else ''})"
-    place = next((place for place, one in enumerate(found, 1) if one.method == first.method), None)
+    who = f"{listed(found.leaders)} are level" if len(found.leaders) > 1 else f"{best.method} leads{found.how_clearly}"
+    said = f" Confirmed, {who} ({score(best.mean)}{range_ if len(best.seeds) > 1 else ''})"
+    if first.method in found.leaders:
+        return f"{said}."
+    place = next((place for place, one in enumerate(found.methods, 1) if one.method == first.method), None)
     if place is None:
         return f"{said}; {first.method} is not confirmed."
-    instead = (
-        "" if place == 1 else f"; {first.method} has {score(found[place - 1].mean)}, place {place} of {len(found)}"
-    )
-    return f"{said}{instead}."
+    return f"{said}; {first.method} has {score(found.methods[place - 1].mean)}, place {place} of {len(found.methods)}."
 
 
 def _leaders(groups: list[ForgetSetSummary]) -> str:
-    led: dict[str, list[str]] = {}
-    contested, level = [], []
+    led, alone = dict[str, list[str]](), dict[str, list[str]]()
+    contested, level, nothing = [], [], []
     for group in groups:
         best, *others = [cell for cell in group.ranking if cell.knee]
-        if tied := [other.method for other in others if _are_level(best, other)]:
+        if not others:
+            alone.setdefault(best.method, []).append(group.name)
+        elif score(best.hypervolume) == score(0.0):
+            nothing.append(group.name)
+        elif tied := _level_with(best, others):
             level.append(f"{listed([best.method, *tied])} are level on {group.name}")
-            continue
-        led.setdefault(best.method, []).append(group.name)
-        if others:
+        else:
+            led.setdefault(best.method, []).append(group.name)
             contested.append((best, others))
-    if not led:
-        return f"by hypervolume {listed(level)}"
-    if not contested:
-        return f"{listed(list(led))} {'is' if len(led) == 1 else 'are each'} the only method with a complete trial"
-    first, *more = led.items()
-    ahead = [f"{first[0]} leads on {listed(first[1])}", *(f"{method} on {listed(names)}" for method, names in more)]
-    return f"by hypervolume {', '.join(ahead)}, {_how_surely(contested)}{'; ' if level else ''}{listed(level)}"
+    ahead = [f"{method} {'' if i else 'leads '}on {listed(names)}" for i, (method, names) in enumerate(led.items())]
+    clauses = [f"{', '.join(ahead)}, {_how_surely(contested)}"] if led else []
+    clauses += level
+    clauses += [f"no method has a hypervolume above 0 on {listed(nothing)}"] if nothing else []
+    by_volume = "by hypervolume " if led or level else ""
+    clauses += [f"{name} is the only method with a complete trial on {listed(names)}" for name, names in alone.items()]
+    return by_volume + "; ".join(clauses)
 
 
 def _are_level(one: CellSummary, other: CellSummary) -> bool:
     """By what the page shows."""
     return score(one.hypervolume) == score(other.hypervolume)
+
+
+def _level_with(first: CellSummary, others: list[CellSummary]) -> list[str]:
+    return [other.method for other in others if _are_level(first, other)]
 
 
 def _how_surely(contested: list[tuple[CellSummary, list[CellSummary]]]) -> str:
@@ -83,21 +101,21 @@ def _how_surely(contested: list[tuple[CellSummary, list[CellSummary]]]) -> str:
 
 
 def _knee(summary: SweepSummary, group: ForgetSetSummary) -> str:
-    first = next(cell for cell in group.ranking if cell.knee)
-    return f"on {group.name} the knee of {first.method}{_offer(summary, group, first)}"
+    """The best compromise that there is, whatever method it is of."""
+    assert group.knee is not None
+    return f"on {group.name} the knee of all methods, {group.knee.method}'s {_offer(summary, group, group.knee)}"
 
 
-def _offer(summary: SweepSummary, group: ForgetSetSummary, cell: CellSummary) -> str:
-    assert cell.knee is not None
-    chosen = settings(cell.knee.params, short_names(cell.knee.params))
+def _offer(summary: SweepSummary, group: ForgetSetSummary, knee: TrialSummary | None) -> str:
+    assert knee is not None
+    chosen = settings(knee.params, short_names(knee.params))
     measured = [f"{label} {_bare(trial)}" for trial, label in _measured(group)]
     against = f" ({'; '.join(measured)})" if measured else ""
-    reached = f", {_named(cell.knee)}, reaches {_scores(summary, cell.knee)}{against}"
-    return f"{reached}{f' with {chosen}' if chosen else ''}"
+    return f"{_named(knee)}, reaches {_scores(summary, knee)}{against}{f' with {chosen}' if chosen else ''}"
 
 
 def _lead(first: CellSummary, others: list[CellSummary]) -> str:
-    if tied := [other.method for other in others if _are_level(first, other)]:
+    if tied := _level_with(first, others):
         return f"{listed([first.method, *tied])} are level by hypervolume ({score(first.hypervolume)})"
     margin = f"{score(first.hypervolume)} against {score(others[0].hypervolume)} for {others[0].method}"
     return f"{first.method} leads by hypervolume ({margin}){_luck(first, others)}"
@@ -145,17 +163,22 @@ def _cautions(summary: SweepSummary) -> str:
     if confirmed := verdict(summary):
         cautions.append(confirmed)
     if instead := _overturned(summary):
-        cautions.append(f"confirmed, {listed(instead)} instead")
+        cautions.append(f"confirmed, {listed(instead)}")
     return "; ".join(cautions)
 
 
 def _overturned(summary: SweepSummary) -> list[str]:
-    """Where another method has the largest hypervolume once the finalists are confirmed."""
+    """Where other methods have the largest hypervolume once the finalists are confirmed, and how clearly."""
     found = []
     for group in summary.forget_sets:
         confirmed, ranking = confirmed_volumes(summary, group), [cell for cell in group.ranking if cell.knee]
-        if ranking and ranking[0].method in [one.method for one in confirmed[1:]]:  # not where its runs are outstanding
-            found.append(f"{confirmed[0].method} leads on {group.name}")
+        if confirmed is None or not ranking:
+            continue
+        led = {ranking[0].method, *_level_with(ranking[0], ranking[1:])}
+        # Where runs of a leader are outstanding, nothing is said yet.
+        if led <= {one.method for one in confirmed.methods} and led.isdisjoint(confirmed.leaders):
+            verb, how = "lead" if len(confirmed.leaders) > 1 else "leads", confirmed.how_clearly
+            found.append(f"on {group.name} {listed(confirmed.leaders)} {verb} instead{f',{how}' if how else ''}")
     return found
 
 

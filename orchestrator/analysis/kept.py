@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from orchestrator.analysis.confirmation import ConfirmationTable
 from orchestrator.analysis.constraints import Constraint, best_at
 from orchestrator.analysis.summary import CellSummary, ForgetSetSummary, TrialSummary
 from orchestrator.analysis.volume import measures_forgetting, measures_utility
@@ -46,6 +47,18 @@ def best_kept(group: ForgetSetSummary, objectives: Sequence[ObjectiveRecord]) ->
     return BestKept(
         objectives[aims[0]], limits, tuple(sorted(best, key=lambda row: _order(row[1], aims[0], directions)))
     )
+
+
+def kept_again(found: BestKept, table: ConfirmationTable, objectives: Sequence[ObjectiveRecord]) -> dict[str, bool]:
+    """By the key of each trial in `found` that was confirmed: whether its mean keeps the same share on the questions of
+    the confirmation. Empty where the model before unlearning was not asked these."""
+    before = next((row.mean for row in table.baselines if row.trial.method == "before"), None)
+    means = {row.trial.key: row.mean for row in table.finalists}
+    chosen = [trial.key for _, trial in found.rows if trial is not None and means.get(trial.key) is not None]
+    columns = [objectives.index(objective) for objective, _ in found.limits]
+    if before is None:
+        return {}
+    return {key: all((means[key] or ())[i] >= SHARE * before[i] for i in columns) for key in chosen}
 
 
 def _order(trial: TrialSummary | None, column: int, directions: Sequence[str]) -> tuple[bool, float]:

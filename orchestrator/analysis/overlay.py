@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.analysis.summary import STATES, SweepSummary, TrialSummary, by_forget_set
-from orchestrator.analysis.words import listed
+from orchestrator.analysis.words import listed, score
 from orchestrator.tracking.journal import BASELINES, CellRecord, DataRecord
 
 NO_SCORE = ("evaluation.batch_size",)  # what may differ, because no score depends on it
+SAME_SCORE = 0.01  # by which scores of one model may differ between machines
 
 
 class OverlayError(ValueError):
@@ -21,9 +22,10 @@ def overlay(sweeps: Mapping[str, SweepSummary]) -> SweepSummary:
 
     Fronts, hypervolumes and everything else are taken over all of them, by the baselines of the first sweep that
     scored them on a forget set. OverlayError: the sweeps differ in scenario, convention, model, objectives, judges,
-    evaluation, or in the rows of a forget set.
+    evaluation, in the rows of a forget set, or in what a baseline scores: weights may differ under one name.
     """
     _check(sweeps)
+    _check_baselines(sweeps)
     everything = _with_one_baseline([_named(trial, name) for name, sweep in sweeps.items() for trial in _all(sweep)])
     cells = [
         CellRecord(name=cell.method, method=_owner(cell.method, name), forget_set=cell.forget_set,
@@ -86,6 +88,20 @@ def _check(sweeps: Mapping[str, SweepSummary]) -> None:
                     f"{_text(other.get(key))} in {second}; report them one by one, or run one of them again with the "
                     "other's"
                 )
+
+
+def _check_baselines(sweeps: Mapping[str, SweepSummary]) -> None:
+    known: dict[tuple[str, str], tuple[str, TrialSummary]] = {}
+    for name, sweep in sweeps.items():
+        for trial in (trial for group in sweep.forget_sets for trial in group.baselines if trial.is_placed):
+            first, one = known.setdefault((trial.method, trial.forget_set), (name, trial))
+            scores = zip(sweep.objectives, one.objectives or (), trial.objectives or (), strict=True)
+            for objective, a, b in scores:
+                if abs(a - b) > SAME_SCORE:
+                    raise OverlayError(
+                        f"{first} and {name} cannot be compared: {one.key} has {objective.metric} {score(a)} in "
+                        f"{first}, but {score(b)} in {name}, so that these are other weights; report them one by one"
+                    )
 
 
 def _is_unknown(key: str, *sweeps: Mapping[str, Any]) -> bool:

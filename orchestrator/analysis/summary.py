@@ -52,6 +52,7 @@ class TrialSummary:
     examples: tuple[ExampleAnswer, ...]
     tasks: tuple[TaskFinished, ...]
     confirms: str | None = None
+    seed: int | None = None
 
     @property
     def is_searched(self) -> bool:
@@ -59,9 +60,14 @@ class TrialSummary:
         return self.confirms is None and self.method not in BASELINES
 
     @property
+    def is_complete(self) -> bool:
+        """Whether it ended with scores that are a result: a pruned trial's are those of a rung."""
+        return self.state == TrialState.COMPLETE
+
+    @property
     def is_comparable(self) -> bool:
         """Whether the trial may stand on a front: it ended COMPLETE and its objectives are numbers."""
-        return self.state == TrialState.COMPLETE and self.is_placed
+        return self.is_complete and self.is_placed
 
     @property
     def is_placed(self) -> bool:
@@ -100,13 +106,15 @@ class CellSummary:
 class ForgetSetSummary:
     """All methods on one forget set: the front over all of them, and the two models they are measured against.
 
-    `measure`: the axes of its hypervolumes. `data`: its rows; None in old journals.
+    `knee`: of that front; None without a complete trial. `measure`: the axes of its hypervolumes. `data`: its rows;
+    None in old journals.
     """
 
     name: str
     cells: tuple[CellSummary, ...]
     counts: dict[str, int]
     front: tuple[TrialSummary, ...]
+    knee: TrialSummary | None
     before: TrialSummary | None
     retain_model: TrialSummary | None
     measure: Measure
@@ -177,6 +185,13 @@ class SweepSummary:
     def params(self) -> list[str]:
         """The names of all searched params, in the order in which they first appear."""
         return list(dict.fromkeys(name for trial in self.trials for name in trial.params))
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """The names of all metrics of complete trials but the objectives, in the order in which they first appear."""
+        objectives = {objective.metric for objective in self.objectives}
+        names = dict.fromkeys(name for trial in self.trials if trial.is_complete for name in trial.metrics)
+        return [name for name in names if name not in objectives]
 
 
 def summarize(log: SweepLog) -> SweepSummary:
@@ -265,6 +280,7 @@ def _trial(log: TrialLog, objectives: Sequence[ObjectiveRecord]) -> TrialSummary
         examples=finished.examples if finished else (),
         tasks=tuple(log.tasks),
         confirms=started.confirms,
+        seed=started.config.get("seed"),
     )
 
 
@@ -278,11 +294,13 @@ def _forget_set(
     measured = measure(objectives, _place(before), _place(retain_model))
     in_cell = {method: [trial for trial in searched if trial.method == method] for method in budgets}
     found = _volumes(measured.box, in_cell)
+    members = _front(searched, objectives)
     return ForgetSetSummary(
         name=name,
         cells=tuple(_cell(m, name, in_cell[m], budget, objectives, found.get(m)) for m, budget in budgets.items()),
         counts=_counts(searched),
-        front=_front(searched, objectives),
+        front=members,
+        knee=_knee(members, objectives),
         before=before,
         retain_model=retain_model,
         measure=measured,
@@ -313,7 +331,6 @@ def _cell(
 ) -> CellSummary:
     ordered = tuple(sorted(trials, key=lambda trial: -1 if trial.number is None else trial.number))
     members = _front(ordered, objectives)
-    values, directions = [trial.objectives for trial in members], [objective.direction for objective in objectives]
     return CellSummary(
         method=method,
         forget_set=forget_set,
@@ -321,7 +338,7 @@ def _cell(
         trials=ordered,
         counts=_counts(ordered),
         front=members,
-        knee=members[knee(np.array(values), directions)] if members else None,
+        knee=_knee(members, objectives),
         volume=volume,
     )
 
@@ -330,6 +347,11 @@ def _front(trials: Iterable[TrialSummary], objectives: Sequence[ObjectiveRecord]
     comparable = [trial for trial in trials if trial.is_comparable]
     values = np.array([trial.objectives for trial in comparable], dtype=float)
     return tuple(comparable[i] for i in front(values, [objective.direction for objective in objectives]))
+
+
+def _knee(members: Sequence[TrialSummary], objectives: Sequence[ObjectiveRecord]) -> TrialSummary | None:
+    values = np.array([trial.objectives for trial in members], dtype=float)
+    return members[knee(values, [objective.direction for objective in objectives])] if members else None
 
 
 def _counts(trials: Iterable[TrialSummary]) -> dict[str, int]:

@@ -5,21 +5,23 @@ from typing import Any, Literal, NamedTuple
 
 from orchestrator.analysis.summary import SweepSummary, TrialSummary
 from orchestrator.analysis.words import number, short_names, words
-from orchestrator.tracking.journal import TrialState
 
 Value = float | int | str | bool | None
 
 
 class Column(NamedTuple):
-    """A column: `name` in what is downloaded, `title` on the page, `kind` says how its values are shown."""
+    """A column: `name` in what is downloaded, `title` on the page, `kind` says how its values are shown.
+
+    Those of kind `download` come last, and are only in what is downloaded.
+    """
 
     name: str
     title: str
-    kind: Literal["trial", "state", "score", "setting", "duration", "error"]
+    kind: Literal["trial", "state", "score", "setting", "duration", "error", "download"]
 
 
 def columns(sweep: SweepSummary) -> list[Column]:
-    """The columns of the table: the trial, its state, objectives, settings, times, error."""
+    """The trial, its state, objectives, settings, times, error; to be downloaded also its seed and all metrics."""
     names = short_names(sweep.params)
     times = [("seconds", "time"), *([("gpu_seconds", "GPU time")] if sweep.gpu_seconds else [])]
     return [
@@ -29,6 +31,7 @@ def columns(sweep: SweepSummary) -> list[Column]:
         *(Column(name, names[name], "setting") for name in sweep.params),
         *(Column(name, title, "duration") for name, title in times),
         Column("error", "error", "error"),
+        *(Column(name, name, "download") for name in ("seed", *sweep.metrics)),
     ]
 
 
@@ -58,8 +61,10 @@ def confirmation_runs(sweep: SweepSummary) -> dict[str, Any]:
 
 def _row(sweep: SweepSummary, trial: TrialSummary) -> list[Value]:
     # A diverged trial has the worst scores that there are, a pruned one those of a rung: neither is a result.
-    scores = (trial.objectives if trial.state == TrialState.COMPLETE else None) or (None,) * len(sweep.objectives)
+    scores = (trial.objectives if trial.is_complete else None) or (None,) * len(sweep.objectives)
+    metrics = trial.metrics if trial.is_complete else {}
     times = [trial.seconds, *([trial.gpu_seconds] if sweep.gpu_seconds else [])]
     settings = [trial.params.get(name) for name in sweep.params]
-    values = [trial.key, trial.state.lower(), *scores, *settings, *times, trial.error]
+    values = [trial.key, trial.state.lower(), *scores, *settings, *times, trial.error, trial.seed]
+    values += [metrics.get(name) for name in sweep.metrics]
     return [number(value) if isinstance(value, float) and not math.isfinite(value) else value for value in values]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from orchestrator.analysis.resampling import Interval
 from orchestrator.analysis.summary import ForgetSetSummary
-from orchestrator.analysis.volume import measures_forgetting
+from orchestrator.analysis.volume import Measure, measures_forgetting
 from orchestrator.tracking.journal import ObjectiveRecord
 
 MISSING = "–"
@@ -98,8 +98,13 @@ def settings(params: Mapping[str, float | int | str | bool], names: Mapping[str,
 
 def measure(group: ForgetSetSummary, objectives: Sequence[ObjectiveRecord]) -> str:
     """From where to where hypervolumes on this forget set are measured, and why so."""
-    ends = list(zip(objectives, group.measure.box.zero, group.measure.box.one, strict=True))
-    if group.measure.is_scaled:
+    return axes(group.measure, objectives, _missing(group, objectives))
+
+
+def axes(measured: Measure, objectives: Sequence[ObjectiveRecord], missing: str) -> str:
+    """From where to where hypervolumes are measured, and why so; `missing`: what there is no scale without."""
+    ends = list(zip(objectives, measured.box.zero, measured.box.one, strict=True))
+    if measured.is_scaled:
         spans = [f"{words(o.metric)} from {_start(o, zero)} to {score(one)}" for o, zero, one in ends]
         start = "the model before unlearning has 0, " if any(map(measures_forgetting, objectives)) else ""
         return (
@@ -107,11 +112,11 @@ def measure(group: ForgetSetSummary, objectives: Sequence[ObjectiveRecord]) -> s
             "model has 1, and a front that goes beyond it can have more."
         )
     worst = listed([f"{words(o.metric)} {number(zero)}" for o, zero, _ in ends])
-    blocked = group.measure.obstacle
+    blocked = measured.obstacle
     cause = (
         f"the retain model's {words(blocked.metric)} is not clearly better than where the scale would begin"
         if blocked
-        else _missing(group, objectives)
+        else missing
     )
     return f"Hypervolume here is measured from the worst values ({worst}), on axes that are not scaled: {cause}."
 

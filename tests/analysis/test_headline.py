@@ -26,10 +26,10 @@ LUCKY = [*APART[4:], *(("C", number, (0.1, 0.1), {}) for number in range(3)), ("
 def test_who_leads_with_what_and_what_to_be_careful_about(log):
     summary = summarize(log)
     leads, knee, careful = sentences(headline(summary))
-    first = summary.forget_sets[0].ranking[0]
+    first, best = summary.forget_sets[0].ranking[0], summary.forget_sets[0].knee
     assert leads.startswith("By hypervolume ") and f"{first.method} leads on forget01" in leads
-    assert f"On forget01 the knee of {first.method}, trial {first.knee.number}, reaches model utility" in knee
-    assert f"{first.knee.objectives[0]:.3f}" in knee and "before unlearning" in knee
+    assert f"On forget01 the knee of all methods, {best.method}'s trial {best.number}, reaches model utility" in knee
+    assert f"{best.objectives[0]:.3f}" in knee and "before unlearning" in knee
     assert careful.startswith("Each cell has 4 to 5 complete trials, so a lead may be luck")
 
 
@@ -64,9 +64,44 @@ def test_leads_on_several_forget_sets(tmp_path):
     assert leads == "By hypervolume A leads on f and g, B on h, clear of what luck does to any other method"
 
 
+def test_the_leader_is_not_recommended_where_each_of_its_trials_is_surpassed(tmp_path):
+    """B alone has the most, over two trials, but a trial of A and one of C are better than each of them."""
+    trials = [
+        ("B", 0, (0.6, 0.8), {}),
+        ("B", 1, (0.8, 0.6), {}),
+        ("A", 0, (0.61, 0.81), {}),
+        ("C", 0, (0.81, 0.61), {}),
+    ]
+    summary = sweep_of(tmp_path, trials)
+    leads, knee, *_ = sentences(headline(summary))
+    best = summary.forget_sets[0].knee
+    assert leads.startswith("By hypervolume B leads on f") and best.method in "AC"
+    assert knee.startswith(f"On f the knee of all methods, {best.method}'s trial 0, reaches")
+    assert "None of B's trials is on the front over all methods, whose knee is " in finding_of(summary)
+    assert "None of" not in finding_of(sweep_of(tmp_path / "without", trials[:2]))
+
+
+def test_each_forget_set_has_its_clause(tmp_path):
+    places = {"f": {"A": (0.5, 0.5)}, "g": {"A": (0.5, 0.5), "B": (0.5, 0.5)}, "h": {"A": (0, 0.5), "B": (0.5, 0)},
+              "i": {"B": (0.3, 0.3)}, "j": {"A": (0.5, 0.5), "B": (0.4, 0.4)}}  # fmt: skip
+    records = [header(cells=tuple(cell(method, name) for name, group in places.items() for method in group))]
+    for name, group in places.items():
+        for method, place in group.items():
+            start = started(method, name, 0)
+            records += [start, finished(start.key, place)]
+    leads, *_ = sentences(headline(summarize(load_sweep(write_records(tmp_path, records)))))
+    assert leads == (
+        "By hypervolume A leads on j, with too few trials to tell merit from luck; A and B are level on g; no method "
+        "has a hypervolume above 0 on h; A is the only method with a complete trial on f; B is the only method with a "
+        "complete trial on i"
+    )
+
+
 def test_a_lone_method(tmp_path):
     alone = sweep_of(tmp_path, [("A", 0, (0.5, 0.5), {}), ("B", 0, None, None)])
-    assert headline(alone).startswith("A is the only method with a complete trial. On f the knee of A, trial 0, ")
+    assert headline(alone).startswith(
+        "A is the only method with a complete trial on f. On f the knee of all methods, A's trial 0, "
+    )
     assert "1 complete and 1 unfinished" in headline(alone)
     assert finding_of(alone).startswith("A is the only method with a complete trial. Its knee, trial 0, reaches")
 
@@ -81,7 +116,7 @@ def test_what_the_confirmation_comes_to(tmp_path):
     whole, part = confirmed(), confirmed()[:-2]
     assert headline(summary_of(tmp_path / "whole", whole)).endswith(
         "; by fresh seeds and other questions the search did not clearly flatter itself; "
-        "confirmed, B leads on f instead."
+        "confirmed, on f B leads instead, within the spread of seeds."
     )
     assert headline(summary_of(tmp_path / "part", part)).endswith("did not clearly flatter itself so far.")
     low = [r for r in whole if r.kind != "trial_finished" or "before" in r.key or "retain" in r.key]
@@ -91,7 +126,9 @@ def test_what_the_confirmation_comes_to(tmp_path):
 
 def test_equal_hypervolumes_are_no_lead(tmp_path):
     both = sweep_of(tmp_path, [("A", 0, (0.5, 0.5), {}), ("B", 0, (0.5, 0.5), {})])
-    assert headline(both).startswith("By hypervolume A and B are level on f. On f the knee of A, trial 0, ")
+    assert headline(both).startswith(
+        "By hypervolume A and B are level on f. On f the knee of all methods, A's trial 0, "
+    )
     assert finding_of(both).startswith("A and B are level by hypervolume (")
     assert "A's knee, trial 0, reaches" in finding_of(both)
     assert "fresh seeds" not in headline(summary_of(tmp_path / "none", []))

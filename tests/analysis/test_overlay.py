@@ -5,9 +5,13 @@ import json
 import numpy as np
 import pytest
 from synthetic_sweep import METHODS, OBJECTIVES, cell, data, finished, header, started, write_records, write_sweep
+from test_confirmation_table import confirmed
+from test_confirmation_table import summary_of as confirmed_summary
 from test_report_page import Page
 
-from orchestrator.analysis.confirmation import confirmation_table
+from orchestrator.analysis.confirmation import confirmation_table, in_words
+from orchestrator.analysis.confirmed_volume import confirmed_volumes
+from orchestrator.analysis.headline import finding
 from orchestrator.analysis.overlay import OverlayError, overlay
 from orchestrator.analysis.pareto import front
 from orchestrator.analysis.summary import summarize
@@ -91,6 +95,36 @@ def test_finalists_that_a_sweep_did_not_send_are_not_listed(two, tmp_path):
     both = overlay({"one": summarize(load_sweep(folder)), "two": two["two"]})
     table = confirmation_table(both, both.forget_sets[0])
     assert [row.trial.key for row in table.finalists] == [f"one: {sent.key}"]
+
+
+def test_other_weights_under_the_same_name_are_refused(two, tmp_path):
+    records = list(read_records(write_sweep(tmp_path / "other") / "journal"))
+    changed = [
+        record.model_copy(update={"objectives": (0.9, 0.21)})
+        if record.kind == "trial_finished" and record.key == "before/forget01"
+        else record
+        for record in records
+    ]
+    other = summarize(load_sweep(write_records(tmp_path / "changed", changed)))
+    with pytest.raises(
+        OverlayError, match="before/forget01 has model_utility 0.630 in one, but 0.900 in two, so that these are other"
+    ):
+        overlay({"one": two["one"], "two": other})
+
+
+def test_confirmed_hypervolumes_are_the_same_side_by_side(tmp_path):
+    alone = confirmed_summary(tmp_path / "alone", confirmed())
+    other = confirmed_summary(tmp_path / "other", confirmed())
+    both = overlay({"a": alone, "b": other})
+    found, whole = (confirmed_volumes(sweep, sweep.forget_sets[0]) for sweep in (both, alone))
+    assert found.measure == whole.measure and found.measure.is_scaled
+    seeds = {one.method: one.seeds for one in whole.methods}
+    assert {one.method: one.seeds for one in found.methods} == {
+        f"{method} ({name})": values for method, values in seeds.items() for name in "ab"
+    }
+    assert found.leaders == ("B (a)", "B (b)") and found.how_clearly == ""
+    assert "B (a) and B (b) are level" in finding(both, both.forget_sets[0])
+    assert "Left out" not in in_words(both)  # the second's runs of the baselines
 
 
 def test_other_rows_under_the_same_names_are_refused(two, tmp_path):

@@ -176,10 +176,11 @@ def test_downloads_hold_what_is_shown_and_no_formula(browser, tmp_path):
     names, first, second = csv.reader(io.StringIO(text, newline=""))
     assert names == [
         "trial", "method", "forget_set", "number", "state", "model_utility", "forget_efficacy", "rate", "kind",
-        "seconds", "error",
+        "seconds", "error", "seed", "forget/rouge", "retain/rouge", "forget/token_entropy", "forget_quality",
     ]  # fmt: skip
-    assert first == [f"'{evil}/f/0", f"'{evil}", "f", "0", "complete", "0.5", "0.25", "0.00001", '\'@a,"b"', "39.5", ""]
-    assert second[5:9] == ["", "", "-0.000025", "plain"] and second[-1] == "'-1 left\nof 2"
+    assert first == [f"'{evil}/f/0", f"'{evil}", "f", "0", "complete", "0.5", "0.25", "0.00001", '\'@a,"b"', "39.5", "",
+                     "", "0.75", "0.5", "0.91", "0.000013"]  # fmt: skip
+    assert second[5:9] == ["", "", "-0.000025", "plain"] and second[10] == "'-1 left\nof 2"
     choose(browser, "state", "complete")
     (only,) = json.loads(downloaded(browser, tmp_path / "json", "json"))
     assert only["trial"] == f"{evil}/f/0" and only["kind"] == '@a,"b"' and only["error"] is None

@@ -10,17 +10,25 @@ from orchestrator.analysis.trial_table import trial_table
 from orchestrator.tracking.sweep_log import load_sweep
 
 
+METRICS = ("forget/rouge", "retain/rouge", "forget/token_entropy", "forget_quality")
+
+
 def test_a_row_for_each_trial_whatever_became_of_it(log):
-    table = trial_table(summarize(log))
+    summary = summarize(log)
+    table = trial_table(summary)
     assert [(column["name"], column["kind"]) for column in table["columns"]] == [
         ("trial", "trial"), ("state", "state"), ("model_utility", "score"), ("forget_efficacy", "score"),
         ("train.learning_rate", "setting"), ("method.forget_weight", "setting"), ("method.beta", "setting"),
-        ("seconds", "duration"), ("error", "error"),
+        ("seconds", "duration"), ("error", "error"), ("seed", "download"),
+        *((name, "download") for name in METRICS),
     ]  # fmt: skip
     assert len(table["rows"]) == len(table["owners"]) == 40
     rows = {row[0]: row for row in table["rows"]}
     failed = rows["IDK+AP/forget01/3"]
-    assert failed[1:4] == ["failed", None, None] and failed[6] is None and "MemoryError" in failed[-1]
+    assert failed[1:4] == ["failed", None, None] and failed[6] is None and "MemoryError" in failed[8]
+    assert failed[10:] == [None] * len(METRICS)
+    (complete,) = (trial for trial in summary.trials if trial.key == "ME+GD/forget01/2")
+    assert rows["ME+GD/forget01/2"][10:] == [complete.metrics[name] for name in METRICS]
     assert table["owners"][table["rows"].index(failed)] == ["IDK+AP", "forget01", 3, 0]
 
 

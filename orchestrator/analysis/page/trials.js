@@ -9,6 +9,7 @@ function setUpTrials(section) {
   const { columns, rows, owners } = data.trials;
   const table = section.querySelector("table"), filters = section.querySelector(".filters");
   const status = section.querySelector("[role=status]"), [before, after] = section.querySelectorAll(".pages button");
+  const visible = columns.filter(({ kind }) => kind !== "download");  // the others come last
   let shown = [], first = 0, sorted = null;  // places of rows; the first on the page; column and direction
 
   const element = (tag, text, name) => Object.assign(document.createElement(tag), { textContent: text, className: name ?? "" });
@@ -44,7 +45,7 @@ function setUpTrials(section) {
   function show() {
     table.tBodies[0].replaceChildren(...shown.slice(first, first + pageRows).map((place) => {
       const row = document.createElement("tr");
-      row.append(...columns.map((_, column) => cellOf(place, column)));
+      row.append(...visible.map((_, column) => cellOf(place, column)));
       return row;
     }));
     const last = Math.min(first + pageRows, shown.length), all = shown.length === rows.length;
