@@ -46,8 +46,11 @@ def write_report(summary: SweepSummary, path: Path) -> Path:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(render(summary), encoding="utf-8")
-    return draft.replace(path)
+    try:
+        draft.write_text(render(summary), encoding="utf-8")
+        return draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def render(summary: SweepSummary) -> str:

@@ -217,6 +217,14 @@ def test_door_refuses_a_bad_folder_in_one_line(tmp_path, capsys):
     assert captured.err.count("\n") == 1
 
 
+def test_door_that_cannot_write_says_where_and_leaves_nothing(sweep_dir, tmp_path, capsys):
+    (tmp_path / "taken").mkdir()
+    assert main([str(sweep_dir), "--out", str(tmp_path / "taken")]) == 2
+    said = capsys.readouterr().err
+    assert said == f"error: --out: {tmp_path / 'taken'} cannot be written (Is a directory); name another FILE\n"
+    assert not list(tmp_path.glob(".taken*"))
+
+
 def test_report_imports_neither_torch_nor_ray():
     code = (
         "import sys, orchestrator.report, orchestrator.analysis.terminal as _; print({'torch', 'ray'} & {*sys.modules})"

@@ -9,7 +9,6 @@ from orchestrator.analysis.summary import summarize
 from orchestrator.analysis.trial_table import trial_table
 from orchestrator.tracking.sweep_log import load_sweep
 
-
 METRICS = ("forget/rouge", "retain/rouge", "forget/token_entropy", "forget_quality")
 
 
