@@ -28,6 +28,7 @@ from orchestrator.trial_config import (
     EvaluationConfig,
     LoraConfig,
     ModelConfig,
+    ScenarioEvaluation,
     TrainConfig,
     TrialConfig,
     ZeroConfig,
@@ -164,7 +165,7 @@ class SweepConfig(Config):
     lora: LoraConfig | None = Field(
         None, description="train adapters instead of all weights; lora={} takes the paper's"
     )
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: ScenarioEvaluation = Field(EvaluationConfig(), validate_default=True)
     early_stopping: EarlyStoppingConfig | None = Field(
         None, description="none: every trial runs to its end; early_stopping={} takes the defaults"
     )

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from orchestrator.base_config import Config, PathOrName
 from orchestrator.scenario_config import ScenarioConfig
 from orchestrator.scenarios.base import SetKind, Task
-from orchestrator.trial_config import EvaluationConfig, ModelConfig, TrialConfig
+from orchestrator.trial_config import EvaluationConfig, ModelConfig, ScenarioEvaluation, TrialConfig
 
 
 class EvaluationTracking(Config):
@@ -24,7 +24,7 @@ class EvaluateConfig(Config):
     scenario: ScenarioConfig = Field(description="what was forgotten, kept, and is asked")
     forget_set: str | None = Field(None, description="such as forget10; none: the scenario's, if it knows only one")
     model: ModelConfig = ModelConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: ScenarioEvaluation = Field(EvaluationConfig(), validate_default=True)
     retain_model: PathOrName | None = Field(
         None, description="a model that never saw the forget set; scored first, for Forget Quality"
     )

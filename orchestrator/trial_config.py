@@ -2,7 +2,16 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    model_validator,
+)
 
 from methods.config import Convention, MethodConfig
 from metrics.suites import MetricInfo, metric_directions
@@ -116,8 +125,8 @@ class EvaluationConfig(Config):
     max_length: Annotated[int, Field(ge=8)] = Field(200, description="tokens of question and answer together")
     max_rows_per_set: PositiveInt | None = Field(
         300,
-        description="questions of forget and retain sets; none: all. TOFU's authors and facts are asked in full, facts "
-        "beside generated authors are cut too",
+        description="questions of forget and retain sets; none: all, as scenario real_world asks where this is not "
+        "set. TOFU's authors and facts are asked in full, facts beside generated authors are cut too",
     )
     batch_size: PositiveInt = Field(64, description="texts that one worker scores or generates at once")
     encoder: PathOrName = Field(
@@ -141,6 +150,18 @@ class QuestionPart(Config):
 
     part: Literal["search", "held_out"]
     held_out: Annotated[float, Field(gt=0, lt=1)]
+
+
+def _asks_all_people(evaluation: EvaluationConfig, info: ValidationInfo) -> EvaluationConfig:
+    """real_world asks every question unless told otherwise, as the paper does."""
+    scenario = info.data.get("scenario")
+    if scenario is None or scenario.name != "real_world" or "max_rows_per_set" in evaluation.model_fields_set:
+        return evaluation
+    return evaluation.model_copy(update={"max_rows_per_set": None})
+
+
+# In a config whose `scenario` stands before it; a default that depends on it is settled there.
+ScenarioEvaluation = Annotated[EvaluationConfig, AfterValidator(_asks_all_people)]
 
 
 class TrialConfig(Config):

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from orchestrator.config import MethodEntry, SweepConfig, baseline_config, cell_space, trial_config
+from orchestrator.evaluation_config import EvaluateConfig
 from orchestrator.load_config import ConfigError, build_config, load_config, shipped_sweeps, validate
 from orchestrator.space import FloatRange
 from tests.test_bad_input import SWEEP
@@ -217,3 +218,15 @@ def test_a_space_that_was_written_down_can_be_overridden_again():
     again = build_config(SweepConfig, None, ["search.space.method.beta.high=2"], base=sweep.model_dump(mode="json"))
     assert again.search.space["method.beta"].high == 2
     assert again.search.space["train.learning_rate"] == sweep.search.space["train.learning_rate"]
+
+
+@pytest.mark.parametrize("given", [None, 7])
+@pytest.mark.parametrize("scenario", ["tofu", "real_world"])
+def test_real_people_are_asked_everything_unless_told_otherwise(scenario, given):
+    values = {"scenario": {"name": scenario, "source": "."}, "evaluation": {"max_rows_per_set": given} if given else {}}
+    rest = {"name": "a", "methods": ["GA+GD"], "forget_sets": ["forget"], "model": {"target": "m"}}
+    sweep = SweepConfig.model_validate(values | rest | {"objectives": ["model_utility"]})
+    expected = given or (None if scenario == "real_world" else 300)
+    assert sweep.evaluation.max_rows_per_set == expected
+    assert SweepConfig.model_validate(sweep.model_dump()).evaluation == sweep.evaluation
+    assert EvaluateConfig.model_validate(values).evaluation.max_rows_per_set == expected

@@ -12,8 +12,9 @@ class DataError(ValueError):
 class QARow:
     """One question with its true answer and, where the data has them, the texts that evaluation compares it with.
 
-    `answer` is what is trained on. The base of the truth ratio is `paraphrased_answer` where it exists, else `answer`.
-    `original_answer` is the full sentence behind a short `answer` (TOFU's real authors and world facts).
+    `answer` is what is trained on. The base of the truth ratio is `paraphrased_answer` where it exists, else `answer`;
+    of facts always `answer`. `original_answer` is the full sentence behind a short `answer` of facts (TOFU's real
+    authors and world facts).
     `golden_answer` is the true answer where `answer` is the model's own long reply (real world): ROUGE, probability and
     entailment compare with it, cosine similarity with `answer`.
     """

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,7 +34,8 @@ def evaluate(
     """
     encoder = parts.encoder(config, evaluation.max_length)
     scores = score_questions(model, encoder, all_questions(sets), evaluation, parts.judges(evaluation))
-    if not all(math.isfinite(score.nll_sum) for score in scores):
+    likelihoods = ((score.nll_sum, score.base_nll, *score.perturbed_nll) for score in scores)
+    if not all(map(math.isfinite, chain.from_iterable(likelihoods))):
         raise NotFiniteError("the model's predictions are not finite")
     found = iter(scores)
     return {s.name: list(islice(found, len(s.rows))) for s in sets}

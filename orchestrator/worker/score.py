@@ -40,12 +40,14 @@ class Question:
     @property
     def semantic_truth(self) -> str:
         """What cosine similarity compares with: the sentence behind a short answer, if any."""
-        return self.row.original_answer or self.row.answer
+        behind = self.row.original_answer if self.kind is SetKind.FACTS else None
+        return behind or self.row.answer
 
     @property
     def texts(self) -> tuple[str, ...]:
         """Whose likelihood is asked: the answer, the truth ratio's base, the wrong answers."""
-        return (self.answer, self.row.paraphrased_answer or self.answer, *self.row.perturbed_answers)
+        base = None if self.kind is SetKind.FACTS else self.row.paraphrased_answer
+        return (self.answer, base or self.answer, *self.row.perturbed_answers)
 
     def pair(self, output: str) -> tuple[str, str]:
         """Premise and hypothesis of entailment, which goes by the true answer where cosine similarity does not."""

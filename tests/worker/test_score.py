@@ -220,6 +220,16 @@ def test_which_pair_is_put_to_the_judge(kind, row, real_world, pair):
     assert question.pair("said") == pair
 
 
+@pytest.mark.parametrize(
+    ("kind", "texts", "truth"),
+    [("retain", ("Short.", "Para.", "Wrong."), "Short."), ("facts", ("Short.", "Short.", "Wrong."), "A full one.")],
+)
+def test_paraphrases_are_of_forget_and_retain_rows_and_sentences_of_facts(kind, texts, truth):
+    row = QARow("Q?", "Short.", "Para.", ("Wrong.",), "A full one.")
+    (question,) = all_questions([EvaluationSet("any", SetKind(kind), (row,))])
+    assert (question.texts, question.semantic_truth) == (texts, truth)
+
+
 def test_real_world_scores_go_by_the_golden_answer_but_cosine_by_the_long_one(model, judges):
     sets = [
         EvaluationSet("forget", SetKind.FORGET, (REAL,), real_world=True),
