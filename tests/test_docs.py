@@ -15,6 +15,8 @@ from orchestrator.load_config import build_config, shipped_sweeps
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "clusters" / "README.md", *(ROOT / "docs").glob("*.md")])
+MODULE = re.compile(r"python3? -m ([\w.]+)(?![\w.…])")  # not the beginning of a name that ends in dots
+RECORDS = [path for path in sorted((ROOT / "benchmarks").rglob("*")) if path.suffix in (".md", ".json")]
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,22 @@ def test_links_and_pictures_lead_to_files(page):
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
     missing = [t for t in targets if not t.startswith("https://") and not (page.parent / t).exists()]
     assert not missing
+
+
+def test_commands_name_modules_that_exist():
+    pages = [*PAGES, *RECORDS, *ROOT.glob("*.md")]
+    named = {(page, name) for page in pages for name in MODULE.findall(page.read_text(encoding="utf-8"))}
+    assert len(named) > 30
+    missing = [(str(page.relative_to(ROOT)), name) for page, name in sorted(named) if not is_module(name)]
+    assert not missing
+
+
+def is_module(name):
+    try:
+        spec = importlib.util.find_spec(name)
+    except ModuleNotFoundError:  # of the folder that it would be in
+        return False
+    return spec is not None and spec.origin is not None  # a folder alone is no program
 
 
 def test_examples_of_comparing_methods_give_what_the_page_says():
