@@ -12,6 +12,7 @@ from metrics.aggregate import SET_METRICS
 from metrics.suites import metric_directions
 from orchestrator.config import SweepConfig
 from orchestrator.load_config import build_config, shipped_sweeps
+from orchestrator.scenario_config import AuthorsScenario, RealWorldScenario, TofuScenario
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "clusters" / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -60,15 +61,33 @@ def test_examples_of_comparing_methods_give_what_the_page_says():
     assert (found.failed, found.attempted) == (0, 8)
 
 
-def test_readme_names_every_method_metric_and_shipped_sweep():
+def test_readme_names_every_method_and_shipped_sweep():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     losses = {part for name in VALID_METHODS for part in name.split("+")}
-    metrics = {
-        *SET_METRICS,
-        *(name for name in metric_directions({"retain": "retain", "forget": "forget"}) if "/" not in name),
-    }
-    missing = [name for name in (*losses, *metrics, *shipped_sweeps()) if f"`{name}`" not in text]
+    missing = [name for name in (*losses, *shipped_sweeps()) if f"`{name}`" not in text]
     assert not missing
+
+
+def test_readme_tables_name_the_metrics_that_can_be_objectives_and_no_others():
+    _, metrics_on = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Metrics\n")
+    tables = re.findall(r"(?:^\|.*\n)+", metrics_on.partition("\n## ")[0], re.MULTILINE)
+    of_a_set, over_sets, of_a_chain = (set(re.findall(r"`(.+?)`", " ".join(first_cells(table)))) for table in tables)
+    assert of_a_set == set(SET_METRICS)
+    kinds = {"forget": "forget", "retain": "retain", "facts": "facts"}
+    alone, chain = ({n for n in metric_directions(kinds, chain=c) if "/" not in n} for c in (False, True))
+    assert over_sets == alone
+    assert of_a_chain == chain - alone
+
+
+def first_cells(table):
+    return [row.split("|")[1] for row in table.splitlines()]
+
+
+def test_readme_names_every_evaluation_set():
+    _, metrics_on = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Metrics\n")
+    scenarios = (AuthorsScenario(), TofuScenario(name="tofu"), RealWorldScenario(name="real_world", source="people"))
+    sets = {name for scenario in scenarios for name in scenario.set_kinds}
+    assert [name for name in sets if f"`{name}`" not in metrics_on.partition("|")[0]] == []
 
 
 def test_readme_sweep_is_a_valid_configuration(tmp_path):
