@@ -40,6 +40,21 @@ def test_links_and_pictures_lead_to_files(page):
     assert not missing
 
 
+def test_rooms_are_the_modules_that_exist():
+    """A folder of Lethe that is listed with modules is listed with all of them, and with no other."""
+    (listed,) = re.findall(r"## Rooms\n\n```\n(.*?)```", (ROOT / "docs/architecture.md").read_text(), re.DOTALL)
+    path, rooms = [], {}
+    for indent, name in re.findall(r"^((?:  )*)(\S+\.py|\S+/)(?: |$)", listed, re.MULTILINE):
+        path[len(indent) // 2 :] = [name.rstrip("/")]
+        if name.endswith(".py"):
+            rooms.setdefault("/".join(path[:-1]), []).append(name)
+    folders = ("", "/scenarios", "/tuning", "/tuning/clusters", "/worker", "/tracking")
+    assert set(rooms) == {f"orchestrator{folder}" for folder in folders}
+    for folder, names in rooms.items():
+        there = {file.name for file in (ROOT / folder).glob("*.py")} - {"__init__.py"}
+        assert sorted(names) == sorted(there), folder
+
+
 def test_commands_name_modules_that_exist():
     pages = [*PAGES, *RECORDS, *ROOT.glob("*.md")]
     named = {(page, name) for page in pages for name in MODULE.findall(page.read_text(encoding="utf-8"))}
