@@ -18,11 +18,13 @@ SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all check lock clean
+.PHONY: help install demo test test-all check lock clean
 
 help: ## print the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
 	@echo "Python 3.11 or newer is needed; choose one with PYTHON=python3.12."
+
+install: $(INSTALLED) ## make .venv from requirements.lock
 
 demo: $(INSTALLED) ## run the small sweep that needs no data, model or GPU
 	$(BIN)/python -m orchestrator.sweep

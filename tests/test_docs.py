@@ -63,6 +63,14 @@ def test_commands_name_modules_that_exist():
     assert not missing
 
 
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "clusters/README.md"])
+def test_commands_name_targets_of_the_makefile(page):
+    named = re.findall(r"(?:`|\$ )make ([a-z][a-z-]*)", (ROOT / page).read_text(encoding="utf-8"))
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert named
+    assert set(named) <= set(targets)
+
+
 def is_module(name):
     try:
         spec = importlib.util.find_spec(name)
