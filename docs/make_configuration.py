@@ -1,8 +1,9 @@
 """Write docs/configuration.md from the configuration models: `python docs/make_configuration.py`."""
 
+import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,12 @@ def _plural(words: str) -> str:
     return {"text": "texts", "keys": "keys with values"}.get(words, words)
 
 
-if __name__ == "__main__":
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
     PAGE.write_text(page(), encoding="utf-8")
     sys.stdout.write(f"{PAGE}\n" + "".join(f"no meaning: {key}\n" for key in undescribed()))
+
+
+if __name__ == "__main__":
+    main()

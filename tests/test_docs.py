@@ -33,6 +33,14 @@ def test_configuration_page_is_what_the_models_say(make_configuration):
     assert written == make_configuration.page(), "out of date: run python docs/make_configuration.py"
 
 
+def test_help_of_the_configuration_page_writes_nothing(make_configuration, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(make_configuration, "PAGE", tmp_path / "configuration.md")
+    with pytest.raises(SystemExit, match="^0$"):
+        make_configuration.main(["--help"])
+    assert "usage" in capsys.readouterr().out
+    assert not make_configuration.PAGE.exists()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_pictures_lead_to_files(page):
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
