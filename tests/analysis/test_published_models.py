@@ -40,3 +40,16 @@ def test_the_page_is_what_the_models_say(published):
     written = published.PAGE.read_text(encoding="utf-8")
     again = "out of date: run python docs/make_published_models.py"
     assert written == published.page(published.read(MODELS)), again
+
+
+def test_what_the_readme_says_of_default_and_tuned_settings(published):
+    models = published.read(MODELS)
+    tuned = published.tuned(models)
+    best = {row["method"]: max(one["overall"] for one in tuned if one["method"] == row["method"]) for row in tuned}
+    low = [row for row in tuned if row["lr"] == 1e-5]
+    assert {row["method"] for row in low} == best.keys()
+    assert max(row["overall"] for row in low if row["method"] == "npo") == pytest.approx(0.30, abs=0.005)
+    assert all(row["overall"] < 1e-6 for row in low if row["method"] != "npo")
+    assert sorted(round(value, 2) for value in best.values())[2:] == [0.62, 0.64, 0.71, 0.72, 0.74, 0.77]
+    (retrained,) = (row for row in models if row["method"] == "retain")
+    assert retrained["overall"] == pytest.approx(0.81, abs=0.005)
