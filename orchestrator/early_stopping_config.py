@@ -15,7 +15,7 @@ class EarlyStoppingConfig(Config):
     """
 
     rungs: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
-        (0.2, 0.4), min_length=1, description="where: shares of a trial's optimizer steps, ascending"
+        (0.4, 0.6), min_length=1, description="where: shares of a trial's optimizer steps, ascending"
     )
     keep: Annotated[float, Field(gt=0, le=1)] = Field(
         0.5, description="share of a cell's trials at a rung that goes on; 1: all do, and rungs are only recorded"
