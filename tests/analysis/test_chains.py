@@ -105,6 +105,9 @@ def test_the_page_tells_of_tasks_and_of_where_chains_ended(chain_log, tmp_path):
     trials = data_of(text)["trials"]
     reached = {(row[1], owner[3]) for row, owner in zip(trials["rows"], trials["owners"], strict=True)}
     assert reached >= {("diverged", 2), ("failed", 1), ("failed", 0), ("unfinished", 2), ("complete", NUM_TASKS)}
+    for table in ("Scores after each task", "Task by task"):
+        for forget_set in ("forget01", "forget05"):
+            assert ("aria-label", f"{table} on {forget_set}") in page.attributes
 
 
 @pytest.mark.parametrize("last_record", range(1, 40, 2))
