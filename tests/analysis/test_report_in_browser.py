@@ -260,3 +260,25 @@ def test_names_of_baselines_are_not_cut_on_a_phone(browser, log, tmp_path):
     )
     ends += ".every((name) => name.getBoundingClientRect().right <= plot.getBoundingClientRect().right))"
     assert browser.execute_script(ends) == [True, True]
+
+
+def test_figures_are_drawn_anew_for_another_width(browser, log, tmp_path):
+    show(browser, log, tmp_path)
+    looks = """return [...document.querySelectorAll(arguments[0])].map((plot) => {
+      const [box, drawn] = [plot, plot.querySelector("svg.main-svg")].map((part) => part.getBoundingClientRect());
+      const caption = plot.nextElementSibling?.getBoundingClientRect().top ?? Infinity;
+      const covered = Math.max(0, drawn.bottom - caption);
+      return [Math.abs(drawn.width - box.width) < 1, drawn.height, box.height, covered, plot.layout.dragmode];
+    })"""
+    for width, height, drag in ((1200, 420, "zoom"), (360, 320, False), (1200, 420, "zoom")):
+        resize(browser, width)
+        assert fits(browser)
+        # What is far below follows when a reader comes near.
+        for selector, tall in (("#fronts .plot", height), ("#settings h4:last-of-type + .panels .plot", 320)):
+            browser.execute_script("document.querySelector(arguments[0]).scrollIntoView()", selector)
+            WebDriverWait(browser, 20).until(
+                lambda _, at=selector: all(f[0] for f in browser.execute_script(looks, at))
+            )
+            found = browser.execute_script(looks, selector)
+            assert found == [[True, tall, tall, 0, drag]] * len(found) and len(found) == 2
+    assert [entry["message"] for entry in browser.get_log("browser")] == []

@@ -56,7 +56,7 @@ function slice({ set, setting, objective }) {
 
 function draw(place) {
   const figure = place.dataset.slice ? slice(JSON.parse(place.dataset.slice)) : place.dataset.figure.split("/").reduce((part, key) => part[key], data);
-  const narrow = place.clientWidth < 480, small = place.closest(".panels");
+  const width = place.clientWidth, narrow = width < 480, small = place.closest(".panels");
   const axis = (given) => ({
     ...given, title: { ...given.title, font: { size: 12, color: look.muted }, standoff: 8 },
     gridcolor: look.rule, zeroline: false, linecolor: look.rule, tickfont: { size: 11, color: look.muted },
@@ -72,12 +72,11 @@ function draw(place) {
     hoverlabel: { bgcolor: look.raised, bordercolor: look.rule, align: "left", font: { family: look.sans, color: look.ink, size: 12 } },
   };
   const config = {
-    responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover",
-    modeBarButtons: [["toImage", "resetScale2d"]],
+    displaylogo: false, displayModeBar: narrow ? false : "hover", modeBarButtons: [["toImage", "resetScale2d"]],
   };
   const traces = figure.data.map(paint).map((trace) => (narrow && trace.text ? named(trace, figure.layout.xaxis.range) : trace));
   Plotly.react(place, traces, layout, config);
-  place.dataset.drawn = "";
+  place.dataset.drawn = width;
   performance.mark("figure drawn");
 }
 
@@ -99,6 +98,14 @@ const near = new IntersectionObserver((entries) => {
 }, { rootMargin: "600px" });
 const places = [...document.querySelectorAll(".plot")];
 places.forEach((place) => near.observe(place));
+// Height and behaviour follow from the width, so a figure that has another one is drawn anew, again when it comes near.
+const stale = (place) => "drawn" in place.dataset && Number(place.dataset.drawn) !== place.clientWidth;
+let settling;
+const sized = new ResizeObserver(() => {
+  clearTimeout(settling);
+  settling = setTimeout(() => places.filter(stale).forEach((place) => near.observe(place)), 100);
+});
+places.forEach((place) => sized.observe(place));
 const redraw = () => places.filter((place) => "drawn" in place.dataset).forEach(draw);
 darkness.addEventListener("change", () => { see(); redraw(); });
 see();
