@@ -282,3 +282,9 @@ def test_figures_are_drawn_anew_for_another_width(browser, log, tmp_path):
             found = browser.execute_script(looks, selector)
             assert found == [[True, tall, tall, 0, drag]] * len(found) and len(found) == 2
     assert [entry["message"] for entry in browser.get_log("browser")] == []
+
+
+def test_axes_write_small_numbers_as_the_tables_do(browser, tmp_path):
+    show(browser, load_sweep(write_chain_sweep(tmp_path / "sweep")), tmp_path)
+    ticks = "return [...document.querySelectorAll('#settings .xtick text')].map((tick) => tick.textContent)"
+    assert set(browser.execute_script(ticks)) == {"1e−5", "1.5e−5", "2e−5", "2.5e−5", "3e−5"}

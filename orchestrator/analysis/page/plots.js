@@ -58,6 +58,7 @@ function draw(place) {
   const figure = place.dataset.slice ? slice(JSON.parse(place.dataset.slice)) : place.dataset.figure.split("/").reduce((part, key) => part[key], data);
   const width = place.clientWidth, narrow = width < 480, small = place.closest(".panels");
   const axis = (given) => ({
+    exponentformat: "e", minexponent: 4,  // as numbers.js: 0.0001 but 1e-5
     ...given, title: { ...given.title, font: { size: 12, color: look.muted }, standoff: 8 },
     gridcolor: look.rule, zeroline: false, linecolor: look.rule, tickfont: { size: 11, color: look.muted },
     automargin: given.type === "category",  // else everything is drawn twice
