@@ -70,7 +70,7 @@ def show_in_mlflow(sweep_dir: Path, address: str) -> str:
     """Write the sweep's view to the server; returns the address of the chart page."""
     command = [sys.executable, "-m", "orchestrator.sync", str(sweep_dir), "--tracking-uri", address]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return said.split("Open ")[1].strip()
+    return said.split("Open ")[1].split()[0]
 
 
 @contextlib.contextmanager

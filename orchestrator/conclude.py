@@ -46,7 +46,9 @@ def conclude(storage: Storage, tracking_uri: str, log: SweepLog, pump: Pump[Any]
         return
     from orchestrator.sync import how_to_open  # noqa: PLC0415
 
-    console.print("MLflow   " + how_to_open(tracking_uri, pages[0], registered).replace("\n", "\n         "))
+    num_runs = sum(trial.started.confirms is None for trial in log.trials.values())
+    lines = how_to_open(tracking_uri, pages[0], registered, num_runs=num_runs)
+    console.print("MLflow   " + lines.replace("\n", "\n         "))
 
 
 def _write_report(summary: SweepSummary, storage: Storage, console: Console) -> Path | None:

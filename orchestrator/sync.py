@@ -10,7 +10,7 @@ from orchestrator.analysis.winners import winning_keys
 from orchestrator.storage import open_storage
 from orchestrator.tracking.journal import JournalError, read_records
 from orchestrator.tracking.kept_journal import fetch_journal
-from orchestrator.tracking.mlflow_page import loading_line
+from orchestrator.tracking.mlflow_page import RUNS_AT_ONCE, loading_line
 from orchestrator.tracking.pump import TrackingError, redact_uri, set_client_env
 from orchestrator.tracking.sweep_log import SweepLog, load_sweep
 
@@ -35,20 +35,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     num_baselines = len(log.trials) - num_trials - num_confirming
     confirming = f" {num_confirming} runs that confirm them," if num_confirming else ""
     num_steps = sum(len(trial.steps) for trial in log.trials.values())
+    how = how_to_open(uri, fragment, registered, num_runs=num_trials + num_baselines)
     sys.stdout.write(
         f"Wrote {num_trials} trials,{confirming} {num_baselines} baselines and {num_steps} steps of "
-        f"{log.header.name} to {redact_uri(uri)}.\n{how_to_open(uri, fragment, registered)}\n"
+        f"{log.header.name} to {redact_uri(uri)}.\n{how}\n"
     )
     return 0
 
 
-def how_to_open(uri: str, fragment: str, registered: Sequence[str] = ()) -> str:
-    """What a user types to see the view and to load what is `registered`; holds no credentials."""
+def how_to_open(uri: str, fragment: str, registered: Sequence[str] = (), *, num_runs: int = 0) -> str:
+    """What a user types to see the view of so many runs and to load what is `registered`; holds no credentials."""
     shown = redact_uri(uri)
     if uri.startswith(("http://", "https://")):
         lines = [f"Open {shown.rstrip('/')}/{fragment}"]
     else:
         lines = [f"Run  mlflow ui --backend-store-uri {shown} --port 5000", f"Open http://127.0.0.1:5000/{fragment}"]
+    if num_runs > RUNS_AT_ONCE:
+        lines.append(
+            f"MLflow loads {RUNS_AT_ONCE} of the {num_runs} runs at a time, baselines and front first; "
+            "Load more, below their list, adds as many"
+        )
     return "\n".join(lines + [f"Load {loading_line(name)}" for name in registered])
 
 

@@ -24,6 +24,8 @@ RUN_STATUS = {
 }
 EXAMPLES, REPORT, MLMODEL = "examples.json", "report.html", "MLmodel"
 MAX_TAG_CHARS, MAX_PARAM_CHARS = 8000, 500
+RUNS_AT_ONCE = 100  # MLflow's page asks for so many runs, whatever the saved view says
+FRONT_TAG = "lethe.on_front"  # "baseline", "true", or none: in this order, the view is sorted by it
 _TASK_CURVES = ("forget_efficacy", "model_utility", "earlier/forget_efficacy", "relapse")
 _LEFT_OUT = ("tracking.", "storage.")  # they say where a trial ran, not what it was
 
@@ -152,7 +154,9 @@ def describe(header: SweepStarted, report_run: str | None = None) -> str:
         f"**{header.name}**: an unlearning sweep by Lethe, rebuilt at any time from its journal.",
         f"- objectives: {goals}\n- methods: {methods}\n- forget sets: {forget_sets}",
         f"- {header.trials_per_cell} trials per method and forget set, seed {header.seed}\n- {versions}",
-        "The saved view shows the objectives with one colour per method; front: `tags.\"lethe.on_front\" = 'true'`.",
+        f"The saved view shows the objectives with one colour per method; front: `tags.\"{FRONT_TAG}\" = 'true'`.",
+        f"MLflow loads {RUNS_AT_ONCE} runs at a time, baselines and front first; *Load more*, below the list of runs, "
+        "adds as many.",
     ]
     if num_seeds(header.config):
         lines.append('Runs that confirm the fronts are hidden there; they are those with `tags."lethe.confirms"`.')
@@ -182,14 +186,15 @@ def saved_view(header: SweepStarted, params: Sequence[str], curves: Sequence[str
     """The value of the experiment tag that opens the chart page on the objectives; `curves` are metrics with steps.
 
     The format is MLflow's own and undocumented. It holds no clock and no random ids, so that writing it twice changes
-    nothing.
+    nothing. MLflow drops what a saved view says about pinned runs, and takes one key to sort by: FRONT_TAG, by which
+    baselines come first, then the front, then, without the tag, the others.
     """
     goals = [goal.metric for goal in header.objectives]
     now = int(header.time * 1000)
     state = {
         "searchFilter": "tags.`lethe.kind` != 'report' AND tags.`lethe.kind` != 'confirmation'",
-        "orderByKey": f"metrics.`{goals[0]}`",
-        "orderByAsc": header.objectives[0].direction == "minimize",
+        "orderByKey": f"tags.`{FRONT_TAG}`",
+        "orderByAsc": True,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
@@ -218,7 +223,7 @@ def saved_view(header: SweepStarted, params: Sequence[str], curves: Sequence[str
 
 
 def _columns(goals: Sequence[str], params: Sequence[str]) -> list[str]:
-    tags = ["lethe.state", "lethe.on_front"]
+    tags = ["lethe.state", FRONT_TAG]
     names = ["method", "forget_set", *params[:4]]
     return [
         *(f"tags.`{name}`" for name in tags),

@@ -97,11 +97,18 @@ class MlflowView:
                     self._told[key] = news.told  # not before MLflow has it
 
     def mark_front(self, keys: Collection[str]) -> None:
-        """Tag every trial of the search with whether it is on its front. TrackingError: MLflow does not answer."""
+        """Tag the trials of the search that are on their front, and the baselines, and no other run.
+
+        A tag takes a request, so that those without need none. TrackingError: MLflow does not answer.
+        """
         with self._connected() as client:
             for key, run in self._runs.items():
-                if run.tags.get("lethe.kind") == "trial":
-                    _send(client, run, tags={"lethe.on_front": str(key in keys).lower()})
+                kind = run.tags["lethe.kind"]
+                if kind == "baseline" or (kind == "trial" and key in keys):
+                    _send(client, run, tags={page.FRONT_TAG: "true" if kind == "trial" else kind})
+                elif page.FRONT_TAG in run.tags:
+                    client.delete_tag(run.run_id, page.FRONT_TAG)
+                    del run.tags[page.FRONT_TAG]
 
     def write_page(self) -> str:
         """Save the chart page of the sweep; returns the part of its URL that follows the server's address.

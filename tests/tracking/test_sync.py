@@ -27,6 +27,7 @@ def test_sync_writes_the_view_and_says_how_to_open_it(uri, tmp_path, capsys):
     assert "4 trials, 2 baselines and 12 steps of tofu_small" in out
     assert f"mlflow ui --backend-store-uri {uri} --port 5000" in out
     assert "http://127.0.0.1:5000/#/experiments/1/runs?viewStateShareKey=lethe" in out
+    assert "Load more" not in out  # there is no more
     assert sync.main([str(sweep_dir), "--tracking-uri", uri]) == 0
     assert content(uri, with_ids=True) == first
     front = [run["name"] for run in first["tofu_small / run1"]["runs"] if run["tags"].get("lethe.on_front") == "true"]
@@ -68,6 +69,15 @@ def test_a_server_that_is_away_is_named_without_its_password(tmp_path, capsys):
 def test_server_addresses_are_shown_without_passwords():
     shown = sync.how_to_open("https://anna:hunter2@mlflow.example/", "#/experiments/1")
     assert shown == "Open https://***@mlflow.example/#/experiments/1"
+
+
+@pytest.mark.parametrize(("num_runs", "told"), [(100, False), (101, True)])
+def test_more_runs_than_mlflow_loads_at_once_are_told_of(num_runs, told):
+    shown = sync.how_to_open("http://127.0.0.1:9", "#/experiments/1", ["m"], num_runs=num_runs).splitlines()
+    assert shown[0] == "Open http://127.0.0.1:9/#/experiments/1" and shown[-1].startswith("Load mlflow.pyfunc")
+    assert len(shown) == 2 + told
+    if told:
+        assert shown[1].startswith("MLflow loads 100 of the 101 runs at a time, baselines and front first; Load more")
 
 
 def test_the_door_exits_2_for_a_bad_folder(tmp_path: Path):

@@ -327,7 +327,12 @@ def test_the_front_is_a_tag_that_moves(uri, sweep):
         view.mark_front(front)
         marked = MlflowClient(uri).search_runs([_experiment_id(uri)], "tags.\"lethe.on_front\" = 'true'")
         assert {run.info.run_name for run in marked} == front
-    assert "lethe.on_front" not in _runs(uri)["before/forget05"]["tags"]
+    tagged = {name: run["tags"][page.FRONT_TAG] for name, run in _runs(uri).items() if page.FRONT_TAG in run["tags"]}
+    assert tagged == {
+        "before/forget05": "baseline",
+        "retain_model/forget05": "baseline",
+        "NPO+KL/forget05/t002": "true",
+    }
 
 
 def test_a_method_added_on_resume_recolours_the_runs(uri, sweep):
