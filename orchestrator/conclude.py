@@ -12,6 +12,7 @@ from orchestrator.analysis.summary import SweepSummary, summarize
 from orchestrator.analysis.terminal import render_summary
 from orchestrator.analysis.winners import winning_keys
 from orchestrator.storage import Storage, join
+from orchestrator.sync import finish, how_to_open
 from orchestrator.tracking.pump import Pump
 from orchestrator.tracking.sweep_log import SweepLog
 
@@ -23,16 +24,8 @@ def conclude(storage: Storage, tracking_uri: str, log: SweepLog, pump: Pump[Any]
     """Write the report of a sweep's folder, let the view catch up for a minute, and print where everything is."""
     folder, summary = storage.local, summarize(log)
     report = _write_report(summary, storage, console)
-    fronts = {trial.key for group in summary.forget_sets for trial in group.front}
-    pages: list[str] = []
-    registered: list[str] = []
-    ended: list[bool] = []
-    pump.then(lambda view: view.mark_front(fronts))
-    if report is not None:
-        pump.then(lambda view: view.log_report(report))
-    pump.then(lambda view: pages.append(view.write_page()))
-    pump.then(lambda view: registered.extend(view.register(log, winning_keys(summary))))
-    pump.then(lambda view: ended.append(True))
+    found: list[tuple[str, list[str]]] = []
+    pump.then(lambda view: found.append(finish(view, log, summary, report)))
     console.print(render_summary(summary))
     if report is not None:
         console.print(f"\nreport   {report}")
@@ -40,14 +33,13 @@ def conclude(storage: Storage, tracking_uri: str, log: SweepLog, pump: Pump[Any]
         place = shlex.quote(join(str(storage), f"trials/{key}"))
         console.print(f"export   {sys.executable} -m orchestrator.export {place} DEST")
     left = pump.close(_CLOSE_SECONDS)
-    if left or not ended:
+    if left or not found:
         missing = f"{left} records" if left else "report, charts and winners"
         console.print(f"MLflow   {missing} are not there yet; later:  {sys.executable} -m orchestrator.sync {folder}")
         return
-    from orchestrator.sync import how_to_open  # noqa: PLC0415
-
+    page, registered = found[0]
     num_runs = sum(trial.started.confirms is None for trial in log.trials.values())
-    lines = how_to_open(tracking_uri, pages[0], registered, num_runs=num_runs)
+    lines = how_to_open(tracking_uri, page, registered, num_runs=num_runs)
     console.print("MLflow   " + lines.replace("\n", "\n         "))
 
 

@@ -4,8 +4,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from orchestrator.analysis.summary import summarize
+from orchestrator.analysis.summary import SweepSummary, summarize
 from orchestrator.analysis.winners import winning_keys
 from orchestrator.storage import open_storage
 from orchestrator.tracking.journal import JournalError, read_records
@@ -82,9 +83,17 @@ def _write(uri: str, folder: Path, log: SweepLog) -> tuple[str, list[str]]:
 
     view, summary = MlflowView(uri, folder), summarize(log)
     view.apply(list(read_records(folder / "journal")))
-    view.mark_front({trial.key for forget_set in summary.forget_sets for trial in forget_set.front})
     report = folder / "report.html"
-    if report.is_file():
+    return finish(view, log, summary, report if report.is_file() else None)
+
+
+def finish(view: Any, log: SweepLog, summary: SweepSummary, report: Path | None) -> tuple[str, list[str]]:
+    """What a view has beside the journal's records: marks, report, page, winners. May be repeated.
+
+    Returns the page's address without its server, and the names of the registered models.
+    """
+    view.mark_front({trial.key for group in summary.forget_sets for trial in group.front})
+    if report is not None:
         view.log_report(report)
     return view.write_page(), view.register(log, winning_keys(summary))
 

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,6 @@ def render(summary: SweepSummary) -> str:
     searched = [settings(summary, group) for group in summary.forget_sets]
     trials, runs, costs = trial_table(summary), confirmation_runs(summary), cost_tables(summary)
     questions = [side_by_side(group) for group in summary.forget_sets]
-    kept = [best_kept(group, summary.objectives) for group in summary.forget_sets]
-    volumes = [confirmed_volumes(summary, group) for group in summary.forget_sets]
     return (
         _environment()
         .get_template("report.html.j2")
@@ -95,16 +93,9 @@ def render(summary: SweepSummary) -> str:
             chains=chains,
             over_tasks=OVER_TASKS,
             downstream=[downstream_table(group) for group in summary.forget_sets],
-            confirmations=confirmations,
-            confirmed_volumes=volumes,
             key_metrics=key_metrics(summary),
-            confirmed_axes=[one and words.axes(one.measure, summary.objectives, _UNCONFIRMED) for one in volumes],
             measures=[words.measure(group, summary.objectives) for group in summary.forget_sets],
-            kept=kept,
-            kept_again=[
-                kept_again(found, table, summary.objectives) if found and table else {}
-                for found, table in zip(kept, confirmations, strict=True)
-            ],
+            **_kept_and_confirmed(summary, confirmations),
             share=SHARE,
             fewest=FEWEST_ENDED,
             questions=questions,
@@ -116,6 +107,22 @@ def render(summary: SweepSummary) -> str:
             plotly=get_plotlyjs() if summary.counts["COMPLETE"] or any(over_tasks) else "",
         )
     )
+
+
+def _kept_and_confirmed(
+    summary: SweepSummary, confirmations: Sequence[confirmation.ConfirmationTable | None]
+) -> dict[str, Any]:
+    """For each forget set what keeps utility, what the confirmation says of that, and what its finalists are worth."""
+    kept = [best_kept(group, summary.objectives) for group in summary.forget_sets]
+    pairs = zip(kept, confirmations, strict=True)
+    volumes = [confirmed_volumes(summary, group) for group in summary.forget_sets]
+    return {
+        "confirmations": confirmations,
+        "confirmed_volumes": volumes,
+        "confirmed_axes": [one and words.axes(one.measure, summary.objectives, _UNCONFIRMED) for one in volumes],
+        "kept": kept,
+        "kept_again": [kept_again(best, table, summary.objectives) if best and table else {} for best, table in pairs],
+    }
 
 
 def _environment() -> jinja2.Environment:

@@ -6,6 +6,8 @@ import pytest
 from rich.console import Console
 from synthetic_sweep import write_sweep
 
+from orchestrator.analysis.summary import summarize
+from orchestrator.analysis.winners import winning_keys
 from orchestrator.conclude import conclude
 from orchestrator.storage import Storage
 from orchestrator.tracking.pump import Pump, TrackingError
@@ -15,22 +17,23 @@ from orchestrator.tracking.sweep_log import load_sweep
 class View:
     """Takes everything, but for the calls named in `refused`."""
 
-    def __init__(self, refused=()):
-        self.refused = refused
+    def __init__(self, refused=(), error=TrackingError):
+        self.refused, self.error = refused, error
 
     def __getattr__(self, name):
         def call(*arguments):
             if name in self.refused:
-                raise TrackingError(f"MLflow does not {name}")
+                raise self.error(f"MLflow does not {name}")
             return {"write_page": "#/page", "register": ["tofu-small-forget01"]}.get(name)
 
         return call
 
 
 @pytest.mark.parametrize("refused", [(), ("mark_front",), ("log_report",), ("write_page",), ("register",)])
-def test_a_view_that_is_not_whole_is_not_offered(refused, tmp_path):
+@pytest.mark.parametrize("error", [TrackingError, KeyError])
+def test_a_view_that_is_not_whole_is_not_offered(refused, error, tmp_path):
     folder = write_sweep(tmp_path / "sweep")
-    view, console = View(refused), Console(width=200, record=True, soft_wrap=True)
+    view, console = View(refused, error), Console(width=200, record=True, soft_wrap=True)
     pump = Pump(lambda: view, uri="http://127.0.0.1:1", sweep_dir=folder)
     conclude(Storage(folder), "http://127.0.0.1:1", load_sweep(folder), pump, console)
     said = console.export_text()
@@ -41,6 +44,8 @@ def test_a_view_that_is_not_whole_is_not_offered(refused, tmp_path):
     else:
         assert "#/page" in said and "models:/tofu-small-forget01@pareto-knee" in said
         assert "not there yet" not in said
+    first, *_ = winning_keys(summarize(load_sweep(folder))).values()
+    assert f"trials/{first['pareto-knee']} DEST" in said  # what is registered under that name, too
 
 
 def test_a_disk_without_room_for_the_report_costs_the_report_alone(tmp_path, monkeypatch):
