@@ -28,11 +28,10 @@ from methods.outputs import Forward, Outputs, as_outputs, at_positions, counted,
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Reduced, unweighted scalar terms, and detached numbers for the record."""
+    """Reduced, unweighted scalar terms."""
 
     forget: Tensor
     retain: Tensor | None
-    numbers: dict[str, Tensor]
 
 
 class Reference(Protocol):
@@ -129,11 +128,7 @@ class Method:
         inputs = _Inputs(policy, frozen, batch, counts, self.config.convention == "paper_code", {})
         forget = _forget_term(self.config)(inputs)
         retain_term = _retain_term(self.config)
-        retain = retain_term(inputs) if retain_term else None
-        numbers = {"forget_loss": forget.detach()}
-        if retain is not None:
-            numbers["retain_loss"] = retain.detach()
-        return Terms(forget, retain, numbers)
+        return Terms(forget, retain_term(inputs) if retain_term else None)
 
     def total(self, terms: Terms) -> Tensor:
         """Weighted sum of the terms, the number that is minimised."""

@@ -127,11 +127,6 @@ def at_positions(outputs: Outputs, where: Tensor, value: Callable[..., Tensor], 
     return torch.cat([piece(*tensors) for tensors in pieces])
 
 
-def logits_at(outputs: Outputs, where: Tensor) -> Tensor:
-    """Logits at the positions where the (B, T) bool mask holds, row by row: (P, V) float32."""
-    return outputs.head(outputs.states(where)).float()
-
-
 def label_logps(outputs: Outputs, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability of each label, (B, T) float32 with 0 where nothing counts, and the mask (B, T) bool."""
     wanted = targets(labels)

@@ -9,10 +9,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from toy import CPU, TRAIN, Case, Run, numbers, plain_run, run_cases, toy_builder, toy_model
+from toy import CPU, TRAIN, Case, Run, logits_at, numbers, plain_run, run_cases, toy_builder, toy_model
 from transformers import LlamaForCausalLM
 
-from methods.outputs import logits_at
 from orchestrator.trial_config import TrainConfig, ZeroConfig
 from orchestrator.worker.engine import DeepSpeedEngine, deepspeed_config, start_process_group
 from orchestrator.worker.reference import ReferenceCache

@@ -8,11 +8,22 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from toy import TRAIN, Case, Run, case_model, deepspeed_run, numbers, plain_run, run_cases, toy_builder, toy_model
+from toy import (
+    TRAIN,
+    Case,
+    Run,
+    case_model,
+    deepspeed_run,
+    logits_at,
+    numbers,
+    plain_run,
+    run_cases,
+    toy_builder,
+    toy_model,
+)
 from transformers import LlamaForCausalLM
 
 from methods.method import build_method
-from methods.outputs import logits_at
 from orchestrator.trial_config import LoraConfig, ZeroConfig
 from orchestrator.worker.engine import DeepSpeedEngine, _parameter_groups, start_process_group
 from orchestrator.worker.loop import train_steps

@@ -6,10 +6,10 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
-from toy import FORGET, toy_encoder, toy_model, toy_tokenizer
+from toy import FORGET, logits_at, toy_encoder, toy_model, toy_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from methods.outputs import FullLogits, HiddenStates, logits_at
+from methods.outputs import FullLogits, HiddenStates
 from orchestrator.trial_config import LoraConfig, ModelConfig
 from orchestrator.worker.batches import collate
 from orchestrator.worker.generate import generate

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from test_model import SHAPE
-from toy import toy_encoder, toy_model
+from toy import logits_at, toy_encoder, toy_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from methods.batch import IGNORE_INDEX, TokenBatch
-from methods.outputs import HiddenStates, PackedStates, at_positions, label_logps, logits_at, piece_size
+from methods.outputs import HiddenStates, PackedStates, at_positions, label_logps, piece_size
 from orchestrator.worker.batches import collate
 from orchestrator.worker.model import _PLAIN_HEADS, Predictions
 from orchestrator.worker.packing import consecutive, pack, pack_shared

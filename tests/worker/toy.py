@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from methods.batch import IGNORE_INDEX, TokenBatch, UnlearnBatch
 from methods.config import parse_method
 from methods.method import LiveReference, build_method
+from methods.outputs import Outputs
 from orchestrator.scenarios.base import QARow, Task
 from orchestrator.trial_config import LoraConfig, TinyModel, TrainConfig, ZeroConfig
 from orchestrator.worker.batches import BatchBuilder, Encoder
@@ -60,6 +61,11 @@ def toy_model(seed: int = 0) -> Any:
                 if parameter.dim() > 1:
                     parameter.normal_(0, 0.15)
     return model
+
+
+def logits_at(outputs: Outputs, where: torch.Tensor) -> torch.Tensor:
+    """Logits at the positions where the (B, T) bool mask holds, row by row: (P, V) float32."""
+    return outputs.head(outputs.states(where)).float()
 
 
 @dataclass(frozen=True)
