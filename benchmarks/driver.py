@@ -174,7 +174,8 @@ class OpenSweep:
 @contextmanager
 def open_sweep(sweep: SweepConfig, at_a_time: int) -> Iterator[OpenSweep]:
     """A new sweep with its parts timed; at the end its journal and view are closed."""
-    storage, plan, watch = Storage(sweep.storage_root / sweep.name), Plan(at_a_time, 2, 2 * at_a_time), Stopwatch()
+    storage, watch = Storage(sweep.storage_root / sweep.name), Stopwatch()
+    plan = Plan(at_a_time, 2, 2 * at_a_time, 2 * at_a_time)
     with ExitStack() as stack:
         for part in PARTS:
             stack.enter_context(watch.method(*part))

@@ -76,7 +76,7 @@ def measure(num_slots: int) -> dict[str, Any]:
     """One sweep with that many slots, on a cluster of its own."""
     with tempfile.TemporaryDirectory() as folder:
         sweep = _sweep(num_slots, Path(folder))
-        storage, plan = Storage(sweep.storage_root / sweep.name), Plan(num_slots, 1, num_slots)
+        storage, plan = Storage(sweep.storage_root / sweep.name), Plan(num_slots, 1, num_slots, num_slots)
         with ray_session(sweep.resources):
             recorder, pump, _ = open_record(Study(sweep, storage, None, {}), plan)
             watcher = Watcher(num_slots, storage.local)

@@ -17,7 +17,7 @@ import json
 import statistics
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,10 @@ class Passed:
     """Tokens that passed a model's layers, counted at its embedding."""
 
     tokens: int = 0
-    _handles: list[Any] = field(default_factory=list)
 
     def watch(self, model: Any) -> None:
         """Count for this model from now on."""
-        self._handles.append(model.get_input_embeddings().register_forward_pre_hook(self._count))
+        model.get_input_embeddings().register_forward_pre_hook(self._count)
 
     def _count(self, module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         self.tokens += inputs[0].numel()

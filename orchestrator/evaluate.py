@@ -256,9 +256,9 @@ def _conclude(
     return 0
 
 
-def _environment(name: str, default: int = 0) -> int:
-    """What torchrun says of this process."""
-    return int(os.environ.get(name, default))
+def _environment(name: str) -> int:
+    """What torchrun says of this process; 0 without it."""
+    return int(os.environ.get(name, "0"))
 
 
 def _fail(message: str, code: int) -> int:

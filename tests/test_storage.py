@@ -154,7 +154,7 @@ def test_a_server_that_is_gone_is_an_error_in_time(tmp_path, monkeypatch):
         gone.names()
 
 
-def test_a_folder_that_is_fetched_by_several_processes_is_brought_once(store, monkeypatch):
+def test_a_folder_that_is_fetched_by_several_processes_is_brought_once(store):
     one, two = store
     for number in range(20):
         write(one, f"folder/{number}", "x" * 1000)

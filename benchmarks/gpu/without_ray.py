@@ -134,7 +134,7 @@ def drive(search: "Search", at_a_time: int, rounds: Rounds, say: Callable[[str],
     """
     from orchestrator.tuning.resources import Plan  # noqa: PLC0415
 
-    searcher = search.searcher(Plan(at_a_time, 1, at_a_time))
+    searcher = search.searcher(Plan(at_a_time, 1, at_a_time, at_a_time))
     log, running, number = search.recorder.log, dict[Future[list[str]], tuple[str, str]](), 0
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(at_a_time, mp_context=context, initializer=start_worker) as pool:

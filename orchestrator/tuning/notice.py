@@ -30,15 +30,14 @@ class Cloud:
     server: str = LINK_LOCAL
     token_path: str | None = None  # AWS wants a token of its own first
 
-    def has_notice(self, server: str | None = None) -> bool:
+    def has_notice(self) -> bool:
         """Ask once. An answer that does not come, or says that there is none (404), is no notice."""
-        base = server or self.server
         try:
             headers = dict(self.headers)
             if self.token_path:
                 lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
-                headers["X-aws-ec2-metadata-token"] = _ask(f"{base}{self.token_path}", lifetime, method="PUT")
-            return self.says_so(_ask(f"{base}{self.path}", headers))
+                headers["X-aws-ec2-metadata-token"] = _ask(f"{self.server}{self.token_path}", lifetime, method="PUT")
+            return self.says_so(_ask(f"{self.server}{self.path}", headers))
         except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError):
             return False
 

@@ -24,10 +24,10 @@ class Plan:
     num_slots: int
     workers_per_slot: int
     room_for_workers: int
-    room_now: int | None = None  # none: all of it is there
+    room_now: int
 
     def __str__(self) -> str:
-        now = "" if self.room_now in (None, self.room_for_workers) else f", now for {self.room_now}"
+        now = "" if self.room_now == self.room_for_workers else f", now for {self.room_now}"
         return (
             f"{self.num_slots} slot{'s' if self.num_slots > 1 else ''} x {self.workers_per_slot} workers "
             f"(room for {self.room_for_workers} workers{now})"

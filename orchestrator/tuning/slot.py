@@ -27,6 +27,7 @@ from orchestrator.tuning.left_room import free_left_room
 
 _POLL_SECONDS = 1.0
 _LOOK_SECONDS = 10.0
+_STOP_SECONDS = 20.0  # for all worker groups together, when the search is over
 _STOP = -1
 _MOST_LEAVES = 100
 _STARTS_TOO_LATE = "WorkerGroupStartupTimeoutError"  # of Ray Train, which does not export it
@@ -365,13 +366,13 @@ def answer(slot: str, rung: RungReached, goes_on: bool) -> None:
         mailbox.answer.remote(rung.key, rung.rung, goes_on)
 
 
-def stop_slots(names: set[str], timeout_seconds: float = 20.0) -> None:
+def stop_slots(names: set[str]) -> None:
     """Driver: end the worker groups before Tune ends the processes that hold them."""
     waiting: list[Any] = []
     for name in names:
         with contextlib.suppress(ValueError, RayActorError):  # closed by itself
             mailbox: Any = ray.get_actor(name)
             ray.get(mailbox.stop.remote())
-            waiting.append(mailbox.wait_ended.remote(timeout_seconds))
+            waiting.append(mailbox.wait_ended.remote(_STOP_SECONDS))
     with contextlib.suppress(RayActorError):
-        ray.get(waiting, timeout=timeout_seconds + 5)
+        ray.get(waiting, timeout=_STOP_SECONDS + 5)

@@ -62,7 +62,7 @@ def _own_copies(monkeypatch, tmp_path):
     mlflow.set_tracking_uri(before)
 
 
-def write_sweep(root, target, *, adapters=False, deleted=False):
+def write_sweep(root, target, *, adapters=False):
     """A sweep at a place, with one trial whose weights are kept: other random ones than the target's."""
     place = join(root, "mine-20260101-120000")
     storage = open_storage(place)
@@ -138,7 +138,7 @@ def test_one_line_loads_a_winner_that_answers(registry, adapters, target, tmp_pa
     assert type(raw).__name__ == "LlamaForCausalLM" and not hasattr(raw, "peft_config")
 
 
-def test_weights_in_a_store_are_loaded_from_there(server, target, tmp_path, capsys):
+def test_weights_in_a_store_are_loaded_from_there(server, target, capsys):
     with s3_server() as ending:
         place = write_sweep(new_bucket(ending), target)
         line = register(place, server, capsys)

@@ -26,7 +26,7 @@ from orchestrator.tuning.resources import Plan
 from orchestrator.tuning.search import Search
 from orchestrator.worker.job import TrialJob
 
-PLAN = Plan(2, 2, 4)
+PLAN = Plan(2, 2, 4, 4)
 
 
 class KilledError(Exception):

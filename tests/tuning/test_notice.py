@@ -1,6 +1,7 @@
 """What clouds say before they take a node away, asked of a real server on this machine."""
 
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -46,18 +47,22 @@ def server():
         running.shutdown()
 
 
+def asked_at(server, cloud):
+    return replace(CLOUDS[cloud], server=f"http://127.0.0.1:{server.server_address[1]}")
+
+
 @pytest.mark.parametrize("cloud", ANSWERS)
 def test_a_notice_is_told_from_none(cloud, server):
-    address = f"http://127.0.0.1:{server.server_address[1]}"
+    asked = asked_at(server, cloud)
     for answer, expected in zip(ANSWERS[cloud], (True, False), strict=True):
         server.answer = answer
-        assert CLOUDS[cloud].has_notice(address) is expected
+        assert asked.has_notice() is expected
     server.answer = "<html>" if cloud != "gcp" else None
-    assert CLOUDS[cloud].has_notice(address) is False
+    assert asked.has_notice() is False
 
 
 def test_a_server_that_is_not_there_is_no_notice():
-    assert CLOUDS["gcp"].has_notice("http://127.0.0.1:9") is False
+    assert replace(CLOUDS["gcp"], server="http://127.0.0.1:9").has_notice() is False
 
 
 @pytest.mark.parametrize(
@@ -70,15 +75,10 @@ def test_a_server_that_is_not_there_is_no_notice():
 )
 def test_the_notice_is_passed_on(word, accepted, code, said, server, monkeypatch, capsys):
     server.answer = ANSWERS["aws"][0]
-    address = f"http://127.0.0.1:{server.server_address[1]}"
     monkeypatch.setattr(notice, "drain_this_node", lambda seconds: accepted)
-    monkeypatch.setitem(notice.CLOUDS, "aws", notice.Cloud(**{**vars_of(CLOUDS["aws"]), "server": address}))
+    monkeypatch.setitem(notice.CLOUDS, "aws", asked_at(server, "aws"))
     assert notice.main([word]) == code
     assert capsys.readouterr().out == said
-
-
-def vars_of(cloud):
-    return {name: getattr(cloud, name) for name in cloud.__dataclass_fields__}
 
 
 @pytest.mark.parametrize("words", [[], ["ibm"], ["aws", "gcp"]])

@@ -94,7 +94,7 @@ def places(file: ClusterFile) -> Iterator[str]:
         yield f"provider.availability_zone is {zone!r}; name a zone of provider.region={region}"
 
 
-def _machine(document: Mapping[str, Any], kind: Mapping[str, Any]) -> str:
+def _machine(kind: Mapping[str, Any]) -> str:
     config = kind.get("node_config") or {}
     config = config.get("azure_arm_parameters", config)
     return str(config.get("InstanceType") or config.get("machineType") or config.get("vmSize"))
@@ -106,7 +106,7 @@ def machine_types(file: ClusterFile) -> Iterator[str]:
     if not known:
         return
     for name, kind in {**_types(file.document), **_types(file.document, head=True)}.items():
-        machine = _machine(file.document, kind)
+        machine = _machine(kind)
         if machine not in known:
             yield f"available_node_types.{name}: no machine type {machine}; {_nearest(machine, set(known))}"
         elif name != file.document.get("head_node_type"):
@@ -124,7 +124,7 @@ def disk_types(file: ClusterFile) -> Iterator[str]:
     for name, kind in _types(file.document).items():
         for disk in (kind.get("node_config") or {}).get("disks") or []:
             written = (disk.get("initializeParams") or {}).get("diskType")
-            if written is None and _machine(file.document, kind).startswith("a3-"):
+            if written is None and _machine(kind).startswith("a3-"):
                 yield f"available_node_types.{name}: a3 takes no pd-standard; write diskType: {zone}pd-balanced"
             if written is not None and not written.startswith(zone):
                 yield f"available_node_types.{name}: diskType is {written}; write one of {zone}"
@@ -160,7 +160,7 @@ def head_memory_gib(file: ClusterFile) -> float | None:
         memory = (file.document.get("metadata") or {}).get("head", {}).get("memory_gib")
         return memory if isinstance(memory, int | float) else None
     known = MACHINES.get(_cloud(file.document), {})
-    found = [known.get(_machine(file.document, kind)) for kind in _types(file.document, head=True).values()]
+    found = [known.get(_machine(kind)) for kind in _types(file.document, head=True).values()]
     return found[0].memory_gib if found and found[0] else None
 
 
