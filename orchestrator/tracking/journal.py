@@ -334,14 +334,15 @@ def read_records(folder: Path) -> Iterator[Record]:
     if not segments:
         raise JournalError(f"no journal in {folder}: give the folder of a sweep that was started (it holds journal/)")
     for segment in segments:
-        lines = segment.read_bytes().split(b"\n")
-        for number, line in enumerate(lines, 1):
-            if number == len(lines):  # what follows the last newline: nothing, or a line torn by a kill
-                break
-            try:
-                yield _ADAPTER.validate_json(line)
-            except ValidationError as error:
-                raise JournalError(f"{segment}:{number} is not a journal record: {error.errors()[0]['msg']}") from error
+        with segment.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):  # torn by a kill
+                    break
+                try:
+                    yield _ADAPTER.validate_json(line[:-1])
+                except ValidationError as error:
+                    reason = error.errors()[0]["msg"]
+                    raise JournalError(f"{segment}:{number} is not a journal record: {reason}") from error
 
 
 def has_records(sweep_dir: Path) -> bool:
