@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from orchestrator.scenario_config import RealWorldScenario
 from orchestrator.scenarios.base import DataError, EvaluationSet, QARow, SetKind, Task
-from orchestrator.scenarios.rows import Rows, doubts_about, read_split
+from orchestrator.scenarios.rows import Rows, doubts_about, rows_of_split
 
 _ASKED = ("golden_answer", "paraphrased_answer", "perturbed_answer")
 
@@ -21,7 +21,7 @@ def load_real_world(
     asked = {"forget": _asked(config, forget_set), "neighbor": _asked(config, neighbors)}
     kinds = config.set_kinds
     sets = tuple(EvaluationSet(name, SetKind(kinds[name]), rows, real_world=True) for name, rows in asked.items())
-    forget, retain = _rows(config, forget_set), _rows(config, neighbors)
+    forget, retain = rows_of_split(config.source, forget_set), rows_of_split(config.source, neighbors)
     doubts = doubts_about(forget_set, forget, retain, f"name another set in scenario.retain_sets.{forget_set}")
     return first_questions(Task(forget_set, forget, retain, refusals, sets, doubts=doubts), max_rows)
 
@@ -45,7 +45,7 @@ def real_world_training_rows(config: RealWorldScenario, without: str | None) -> 
     """
     forget_set = without or next(iter(config.retain_sets))
     sets = [_neighbors(config, forget_set)] + ([] if without else [forget_set])
-    rows = [row for name in sets for file in (name, f"{name}_perturbed") for row in _rows(config, file)]
+    rows = [row for name in sets for file in (name, f"{name}_perturbed") for row in rows_of_split(config.source, file)]
     answers = {row.question: row.golden_answer or row.answer for row in rows}
     return tuple(QARow(question, answer) for question, answer in answers.items())
 
@@ -60,9 +60,5 @@ def _neighbors(config: RealWorldScenario, forget_set: str) -> str:
     return neighbors
 
 
-def _rows(config: RealWorldScenario, name: str, needs: tuple[str, ...] = ()) -> Rows:
-    return tuple(row for row, _ in read_split(config.source, name, needs=needs))
-
-
 def _asked(config: RealWorldScenario, name: str) -> Rows:
-    return _rows(config, f"{name}_perturbed", _ASKED)
+    return rows_of_split(config.source, f"{name}_perturbed", needs=_ASKED)

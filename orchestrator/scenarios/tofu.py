@@ -7,7 +7,7 @@ from pathlib import Path
 from orchestrator.scenario_config import ContinualScenario, TofuScenario
 from orchestrator.scenarios.base import DataError, EvaluationSet, SetKind, Task
 from orchestrator.scenarios.retain_log import read_retain_log, rows_of_log
-from orchestrator.scenarios.rows import Rows, chain_splits, doubts_about, read_split, rows_of_task
+from orchestrator.scenarios.rows import Rows, chain_splits, doubts_about, read_split, rows_of_split, rows_of_task
 
 _ASKED = ("paraphrased_answer", "perturbed_answer")  # base and wrong answers of the truth ratio
 _FACTS = {"authors": "real_authors_perturbed", "facts": "world_facts_perturbed"}
@@ -37,8 +37,8 @@ def tofu_tasks(
     trained = training_splits(config, forget_set, names)
     perturbed = f"{forget_set}_perturbed"
     asked = read_split(config.source, perturbed, needs=_ASKED)
-    kept = {"retain": _asked(config, "retain_perturbed", _ASKED)}
-    kept |= {key: _asked(config, name, ("perturbed_answer",)) for key, name in _FACTS.items()}
+    kept = {"retain": rows_of_split(config.source, "retain_perturbed", needs=_ASKED)}
+    kept |= {key: rows_of_split(config.source, name, needs=("perturbed_answer",)) for key, name in _FACTS.items()}
     kinds = config.set_kinds
     tasks = []
     for name, (forget, retain) in zip(names, trained, strict=True):
@@ -75,8 +75,8 @@ def training_splits(
             f"scenario.retain_sets has no retain set for forget set {forget_set!r}; add "
             f"scenario.retain_sets.{forget_set}=NAME (known: {', '.join(config.retain_sets)})"
         )
-    records, kept = read_split(config.source, forget_set), read_split(config.source, retain_set)
-    return chain_splits(records, tuple(row for row, _ in kept), names)
+    records, kept = read_split(config.source, forget_set), rows_of_split(config.source, retain_set)
+    return chain_splits(records, kept, names)
 
 
 def capped(task: Task, max_rows: int | None, *, source: str) -> Task:
@@ -113,10 +113,6 @@ def _as_logged(task: Task, path: Path) -> Task:
     log = read_retain_log(path)
     sets = tuple(replace(s, rows=rows_of_log(log, s.rows)) if s.kind is SetKind.FORGET else s for s in task.evaluation)
     return replace(task, evaluation=sets, retain_ratios=log.ratios)
-
-
-def _asked(config: TofuScenario | ContinualScenario, name: str, needs: tuple[str, ...]) -> Rows:
-    return tuple(row for row, _ in read_split(config.source, name, needs=needs))
 
 
 def _check_asked(source: str, name: str, asked: Rows, forget: Rows) -> None:
