@@ -64,12 +64,11 @@ def prepare(sweep: SweepConfig, say: Callable[[str], None]) -> SweepConfig:
 
 def plan(sweep: SweepConfig) -> dict[str, Recipe]:
     """What stands for each `embedded` of a sweep: `judge`, `target`, and retain models by their forget set."""
-    # The judge is made from the authors' corpus whatever is forgotten; continual forgets the default authors in parts.
-    scenario = sweep.scenario if isinstance(sweep.scenario, AuthorsScenario) else AuthorsScenario()
+    scenario = _authors(sweep.scenario)
     cache = sweep.storage_root / "cache"
     recipes = {}
     if sweep.evaluation.entailment == EMBEDDED:
-        recipes["judge"] = _judge(cache, scenario)
+        recipes["judge"] = judge_recipe(cache, scenario)
     if sweep.model.target == EMBEDDED:
         recipes["target"] = _model(cache, scenario, None)
     if sweep.model.retain_models == EMBEDDED:
@@ -79,7 +78,17 @@ def plan(sweep: SweepConfig) -> dict[str, Recipe]:
 
 def judge_recipe(cache: Path, scenario: ScenarioConfig) -> Recipe:
     """The embedded entailment judge. It is made from the authors' corpus, whatever is forgotten."""
-    return _judge(cache, scenario if isinstance(scenario, AuthorsScenario) else AuthorsScenario())
+    authors = _authors(scenario)
+    corpus = generate_corpus(authors.corpus_seed, authors.num_authors)
+    pairs = entailment_pairs((*corpus.rows, *general_facts()), seed=authors.corpus_seed)
+    folder = cache / f"judge-{_hash([pair.premise + pair.hypothesis + pair.label for pair in pairs])}"
+    arguments = (str(authors.corpus_seed), str(authors.num_authors))
+    return Recipe("entailment judge", folder, "orchestrator.worker.entailment_judge", arguments)
+
+
+def _authors(scenario: ScenarioConfig) -> AuthorsScenario:
+    """Whose corpus models and judge are made from: continual forgets the default authors in parts."""
+    return scenario if isinstance(scenario, AuthorsScenario) else AuthorsScenario()
 
 
 def _model(cache: Path, scenario: AuthorsScenario, without: str | None) -> Recipe:
@@ -97,14 +106,6 @@ def _model(cache: Path, scenario: AuthorsScenario, without: str | None) -> Recip
         overrides.append(f"without={without}")
     folder = cache / f"{without or 'target'}-{_hash(config.model_dump(mode='json'), rows, texts)}"
     return Recipe(label, folder, "orchestrator.finetune", tuple(overrides))
-
-
-def _judge(cache: Path, scenario: AuthorsScenario) -> Recipe:
-    corpus = generate_corpus(scenario.corpus_seed, scenario.num_authors)
-    pairs = entailment_pairs((*corpus.rows, *general_facts()), seed=scenario.corpus_seed)
-    folder = cache / f"judge-{_hash([pair.premise + pair.hypothesis + pair.label for pair in pairs])}"
-    arguments = (str(scenario.corpus_seed), str(scenario.num_authors))
-    return Recipe("entailment judge", folder, "orchestrator.worker.entailment_judge", arguments)
 
 
 def _hash(*parts: object) -> str:
