@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from orchestrator.config import ResourcesConfig
 from orchestrator.load_config import ConfigError
 
+ACCELERATOR = "accelerator_type:"  # before an accelerator's name in Ray's resources
+
 
 @dataclass(frozen=True, slots=True)
 class Node:

@@ -32,11 +32,10 @@ from orchestrator.tracking.recorder import Recorder
 from orchestrator.trial_config import TrialConfig
 from orchestrator.tuning.cell_search import Baseline, Cell, CellSearch, Confirmation
 from orchestrator.tuning.cell_study import CellStudy, distributions, seed_of, trial_key
-from orchestrator.tuning.resources import Node, Plan, head_share
+from orchestrator.tuning.resources import ACCELERATOR, Node, Plan, head_share
 from orchestrator.worker.job import TrialJob
 
 _HEAD = "node:__internal_head__"
-_ACCELERATOR = "accelerator_type:"
 _RAY_FOLDER = ".ray"  # what Ray Train writes of its own
 
 
@@ -94,7 +93,7 @@ def _keep_passwords_here() -> None:
 
 
 def _node(offered: dict[str, float]) -> Node:
-    accelerators = {name.removeprefix(_ACCELERATOR) for name in offered if name.startswith(_ACCELERATOR)}
+    accelerators = {name.removeprefix(ACCELERATOR) for name in offered if name.startswith(ACCELERATOR)}
     return Node(offered.get("CPU", 0), offered.get("GPU", 0), frozenset(accelerators))
 
 

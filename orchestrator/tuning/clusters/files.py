@@ -11,11 +11,10 @@ from typing import Any, Literal
 import yaml
 
 from orchestrator.load_config import ConfigError
-from orchestrator.tuning.resources import Node
+from orchestrator.tuning.resources import ACCELERATOR, Node
 
 Kind = Literal["launcher", "kuberay", "slurm"]
 _GPUS = "nvidia.com/gpu"
-_ACCELERATOR = "accelerator_type:"
 _QUANTITY = re.compile(r"(?P<number>\d+(\.\d+)?)(?P<unit>m|)")
 _DIRECTIVE = re.compile(r"^#SBATCH\s+--(?P<name>[a-z-]+)(=(?P<value>\S+))?", re.MULTILINE)
 
@@ -108,7 +107,7 @@ def _launcher_node(file: ClusterFile, name: str, node_type: Mapping[str, Any]) -
 
 def _accelerators(offered: Mapping[str, Any]) -> frozenset[str]:
     """Those that the autoscaler knows of before a node is there: what is not written down is never asked for."""
-    return frozenset(name.removeprefix(_ACCELERATOR) for name in offered if str(name).startswith(_ACCELERATOR))
+    return frozenset(name.removeprefix(ACCELERATOR) for name in offered if str(name).startswith(ACCELERATOR))
 
 
 def _own_hosts(file: ClusterFile) -> list[Node]:

@@ -5,6 +5,8 @@ Ray's own schema does not look into `provider` and `node_config`: a typing error
 
 from typing import NamedTuple
 
+from orchestrator.tuning.resources import ACCELERATOR
+
 
 class Machine(NamedTuple):
     """One machine type."""
@@ -17,7 +19,7 @@ class Machine(NamedTuple):
     @property
     def resources(self) -> dict[str, int]:
         """As a cluster file has to give them."""
-        accelerator = {f"accelerator_type:{self.accelerator}": 1} if self.accelerator else {}
+        accelerator = {f"{ACCELERATOR}{self.accelerator}": 1} if self.accelerator else {}
         return {"CPU": self.cpus, "GPU": self.gpus} | accelerator
 
 

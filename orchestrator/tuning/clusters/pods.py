@@ -9,8 +9,8 @@ from typing import Any
 from orchestrator.load_config import ConfigError
 from orchestrator.tuning.clusters.files import ClusterFile
 from orchestrator.tuning.clusters.launcher import slots_at_maximum, too_small_head
+from orchestrator.tuning.resources import ACCELERATOR
 
-_ACCELERATOR = "accelerator_type:"
 _ALLOCATE = "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S"
 _USER = {"runAsNonRoot": True, "runAsUser": 1000, "fsGroup": 1000}  # the image's
 _GIB = {"Gi": 1.0, "G": 1e9 / 2**30, "Mi": 1 / 1024, "Ti": 1024.0}
@@ -135,8 +135,8 @@ def gpu_nodes(file: ClusterFile) -> Iterator[str]:
         limits = (spec.get("containers") or [{}])[0].get("resources", {}).get("limits", {})
         if not int(limits.get("nvidia.com/gpu") or 0):
             yield f"{name}: no nvidia.com/gpu in the limits of its container; workers would have no GPU"
-        if _ACCELERATOR not in str((group.get("rayStartParams") or {}).get("resources")):
-            yield f"{name}: rayStartParams.resources names no {_ACCELERATOR}, so resources.accelerator_type finds none"
+        if ACCELERATOR not in str((group.get("rayStartParams") or {}).get("resources")):
+            yield f"{name}: rayStartParams.resources names no {ACCELERATOR}, so resources.accelerator_type finds none"
         if not spec.get("nodeSelector"):
             yield f"{name}: nodeSelector is missing; a pod may land on GPUs of another kind"
 
