@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
-import torch.distributed as dist
 from lm_eval.models.huggingface import HFLM
+
+from orchestrator.worker.share import gathered, rank_and_size
 
 
 class HarnessModel(HFLM):  # type: ignore[misc]  # the harness carries no types
@@ -23,18 +24,18 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # the harness carries no types
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Log-probability of each continuation, and whether greedy decoding gives it; all ranks together."""
-        return spread(requests, super().loglikelihood)
+        return shared_out(requests, super().loglikelihood)
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
         """Log-probability of each whole text; all ranks together."""
-        return spread(requests, super().loglikelihood_rolling)
+        return shared_out(requests, super().loglikelihood_rolling)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         """What the model writes after each context; all ranks together."""
-        return spread(requests, super().generate_until)
+        return shared_out(requests, super().generate_until)
 
 
-def spread(requests: Sequence[Any], answer: Callable[[list[Any]], list[Any]]) -> list[Any]:
+def shared_out(requests: Sequence[Any], answer: Callable[[list[Any]], list[Any]]) -> list[Any]:
     """Answers to all requests, in their order, on every rank; each rank answers whole documents of its own.
 
     Requests of one document share their context, which the harness then runs once.
@@ -42,9 +43,8 @@ def spread(requests: Sequence[Any], answer: Callable[[list[Any]], list[Any]]) ->
     documents: dict[tuple[str, int], list[int]] = {}
     for index, request in enumerate(requests):
         documents.setdefault((request.task_name, request.doc_id), []).append(index)
-    mine = [i for indices in list(documents.values())[dist.get_rank() :: dist.get_world_size()] for i in indices]
+    rank, size = rank_and_size()
+    mine = [i for indices in list(documents.values())[rank::size] for i in indices]
     answers = dict(zip(mine, answer([requests[i] for i in mine]) if mine else [], strict=True))
-    gathered: list[dict[int, Any]] = [{}] * dist.get_world_size()
-    dist.all_gather_object(gathered, answers)
-    found = {index: value for part in gathered for index, value in part.items()}
+    found = gathered(answers)
     return [found[index] for index in range(len(requests))]

@@ -12,6 +12,7 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from orchestrator.worker.batches import Encoder
+from orchestrator.worker.model import without_wrapper
 from orchestrator.worker.packing import ATTENTION
 
 # Rows that have ended are dropped once they are this share of the batch: dropping copies the others' keys and values.
@@ -96,7 +97,7 @@ class _Decoder:
         self._pad = int(encoder.tokenizer.pad_token_id)
         ends = sorted({encoder.end_id, int(encoder.tokenizer.eos_token_id)})
         self._ends = torch.tensor(ends, device=model.device)
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        base = without_wrapper(model)
         self._takes = set(inspect.signature(base.forward).parameters)
         window = getattr(base.config, "sliding_window", None)
         slides = window is not None and window < encoder.max_length
