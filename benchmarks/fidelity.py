@@ -88,9 +88,10 @@ def lethe_losses(case: Case, data: Path, model: Path, refusals: Path, num_steps:
     from orchestrator.worker.engine import DeepSpeedEngine  # noqa: PLC0415
     from orchestrator.worker.loop import Schedule, train_steps  # noqa: PLC0415
     from orchestrator.worker.model import load_model  # noqa: PLC0415
+    from orchestrator.worker.plan import plan_sizes  # noqa: PLC0415
     from orchestrator.worker.reference import ReferenceCache  # noqa: PLC0415
     from orchestrator.worker.template import TEMPLATES, load_tokenizer  # noqa: PLC0415
-    from orchestrator.worker.training import make_schedule, plan_sizes  # noqa: PLC0415
+    from orchestrator.worker.training import make_schedule  # noqa: PLC0415
 
     scenario = TofuScenario(name="tofu", source=str(data), retain_sets={"forget01": "retain90"}, refusals=str(refusals))
     (task,) = load_tasks(scenario, EvaluationConfig(), "forget01")

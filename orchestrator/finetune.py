@@ -82,8 +82,9 @@ def finetune(config: FinetuneConfig, out: Path, say: Callable[[str], None]) -> d
     from orchestrator.worker.batches import BatchBuilder, Encoder  # noqa: PLC0415
     from orchestrator.worker.engine import DeepSpeedEngine  # noqa: PLC0415
     from orchestrator.worker.model import Predictions, save_model  # noqa: PLC0415
+    from orchestrator.worker.plan import plan_sizes  # noqa: PLC0415
     from orchestrator.worker.template import template_for  # noqa: PLC0415
-    from orchestrator.worker.training import make_schedule, plan_sizes  # noqa: PLC0415
+    from orchestrator.worker.training import make_schedule  # noqa: PLC0415
 
     started = time.perf_counter()
     torch.manual_seed(config.seed)

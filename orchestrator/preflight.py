@@ -22,7 +22,7 @@ from orchestrator.trial_config import ModelConfig, QuestionPart, TinyModel, Trai
 from orchestrator.tuning.resources import Node
 from orchestrator.worker.batches import Encoder
 from orchestrator.worker.downstream import check_downstream
-from orchestrator.worker.plan import Sizes, plan_steps
+from orchestrator.worker.plan import plan_sizes, plan_steps
 from orchestrator.worker.template import load_tokenizer, template_for
 
 _NOT_ADAPTED = ("lm_head", "embed_out", "embed_tokens", "wte", "wpe")
@@ -247,15 +247,7 @@ def _check_task(sweep: SweepConfig, task: Task) -> None:
         if method.needs_refusals and not task.refusals:
             raise ConfigError(f"methods: {entry.name} needs refusals; set scenario.refusals to a file with one a line")
         for source, train in _tried(sweep, entry, "batch_size", "micro_batch_size", "epochs"):
-            sizes = Sizes(
-                forget=len(task.forget),
-                retain=len(task.retain),
-                refusals=len(task.refusals),
-                batch_size=train.batch_size,
-                micro_batch_size=train.micro_batch_size,
-                num_workers=sweep.resources.workers_per_trial,
-                epochs=train.epochs,
-            )
+            sizes = plan_sizes(train, task, method, sweep.resources.workers_per_trial)
             try:
                 plan_steps(sizes, train.convention, seed=sweep.seed)
             except ValueError as error:

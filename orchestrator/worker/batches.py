@@ -15,6 +15,7 @@ from orchestrator.worker.plan import Draw, StepPlan
 from orchestrator.worker.template import ChatTemplate, Template
 
 LabelMode = Literal["answer", "text", "all"]
+RowKey = tuple[Part, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ class BatchBuilder:
     task: Task
     method: MethodConfig
     train: TrainConfig
-    _cache: dict[tuple[Part, int, int], EncodedRow] = field(default_factory=dict)
+    _cache: dict[RowKey, EncodedRow] = field(default_factory=dict)
 
     @property
     def padded_parts(self) -> frozenset[Part]:
@@ -179,7 +180,7 @@ class BatchBuilder:
 
     def row(self, part: Part, draw: Draw) -> EncodedRow:
         """One tokenised row of a part. DataError names the row that does not fit."""
-        key = _row_key(part, draw)
+        key = row_key(part, draw)
         if key not in self._cache:
             question, answer, labels, origin = self._texts(part, draw)
             try:
@@ -218,7 +219,8 @@ class BatchBuilder:
         return tokens
 
 
-def _row_key(part: Part, draw: Draw) -> tuple[Part, int, int]:
+def row_key(part: Part, draw: Draw) -> RowKey:
+    """What tells a row of a part from its others: only numbers that the part reads."""
     match part:
         case "forget":
             return part, draw.forget, 0

@@ -15,7 +15,9 @@ from itertools import islice
 import numpy as np
 import torch
 
-from methods.config import Convention
+from methods.config import Convention, MethodConfig
+from orchestrator.scenarios.base import Task
+from orchestrator.trial_config import TrainConfig
 
 PAPER_MICRO_BATCH = 4  # rows over which the published code takes its means
 
@@ -77,6 +79,20 @@ class Sizes:
         """The official rule: one epoch, if that is more than one step."""
         steps = self.forget // self.batch_size
         return steps if steps > 1 else 0
+
+
+def plan_sizes(train: TrainConfig, task: Task, method: MethodConfig, num_workers: int) -> Sizes:
+    """How much a task offers to draw from."""
+    return Sizes(
+        forget=len(task.forget),
+        retain=len(task.retain),
+        refusals=len(task.refusals) if method.needs_refusals or train.convention == "paper_code" else 0,
+        batch_size=train.batch_size,
+        micro_batch_size=train.micro_batch_size,
+        micro_batch_tokens=train.micro_batch_tokens,
+        num_workers=num_workers,
+        epochs=train.epochs,
+    )
 
 
 def plan_steps(

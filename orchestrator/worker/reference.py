@@ -17,12 +17,10 @@ from torch import Tensor
 from methods.batch import UnlearnBatch
 from methods.config import MethodConfig, Part
 from methods.outputs import Outputs, counted, label_logps, piece_size
-from orchestrator.worker.batches import BatchBuilder
+from orchestrator.worker.batches import BatchBuilder, RowKey, row_key
 from orchestrator.worker.engine import DeepSpeedEngine
 from orchestrator.worker.model import Predictions
 from orchestrator.worker.plan import Draw, StepPlan
-
-RowKey = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +129,7 @@ def _batches(
 ) -> list[tuple[list[RowKey], UnlearnBatch]]:
     """Each row of a part once, rows of like length together; every rank gets the same number of batches."""
     # A filler repeats a row that may be real on another rank only; it is looked up all the same.
-    unique = {_draw_key(part, draw): replace(draw, filler=False) for draw in draws}
+    unique = {row_key(part, draw): replace(draw, filler=False) for draw in draws}
     ordered = sorted(unique.items(), key=lambda item: (-len(builder.row(part, item[1]).ids), item[0]))
     longest = builder.train.max_length if part in builder.padded_parts else len(builder.row(part, ordered[0][1]).ids)
     size = max(1, builder.train.micro_batch_tokens // longest)
@@ -160,19 +158,7 @@ def _retain_states(engine: DeepSpeedEngine, batch: UnlearnBatch, *, padded: bool
     return list(torch.split(states.cpu(), where.sum(-1).tolist()))
 
 
-def _draw_key(part: Part, draw: Draw) -> RowKey:
-    match part:
-        case "forget":
-            return draw.forget, 0
-        case "forget_refusal":
-            return draw.forget, draw.refusal
-        case "retain":
-            return draw.retain, 0
-        case _:
-            raise ValueError(f"no method asks the reference about {part}")
-
-
 def _batch_keys(part: Part, batch: UnlearnBatch) -> list[RowKey]:
     assert batch.forget_ids is not None and batch.retain_ids is not None and batch.refusal_ids is not None
     ids = zip(batch.forget_ids.tolist(), batch.retain_ids.tolist(), batch.refusal_ids.tolist(), strict=True)
-    return [_draw_key(part, Draw(*numbers)) for numbers in ids]
+    return [row_key(part, Draw(*numbers)) for numbers in ids]

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from methods.config import MethodConfig
 from methods.method import build_method
 from orchestrator.scenarios.base import Task
 from orchestrator.tracking.journal import StepRecord
@@ -18,7 +17,7 @@ from orchestrator.worker.engine import DeepSpeedEngine
 from orchestrator.worker.evaluation import NotFiniteError
 from orchestrator.worker.loop import Schedule, train_steps
 from orchestrator.worker.parts import Clock, WorkerParts
-from orchestrator.worker.plan import Sizes, learning_rate, plan_steps
+from orchestrator.worker.plan import Sizes, learning_rate, plan_sizes, plan_steps
 from orchestrator.worker.reference import ReferenceAnswers, reference_needs
 from orchestrator.worker.resume import TrainingPoints
 from orchestrator.worker.rungs import Rungs, StoppedError
@@ -53,20 +52,6 @@ def make_schedule(train: TrainConfig, sizes: Sizes, builder: BatchBuilder, *, se
         for step in range(len(steps))
     ]
     return Schedule(steps, rates)
-
-
-def plan_sizes(train: TrainConfig, task: Task, method: MethodConfig, num_workers: int) -> Sizes:
-    """How much a task offers to draw from."""
-    return Sizes(
-        forget=len(task.forget),
-        retain=len(task.retain),
-        refusals=len(task.refusals) if method.needs_refusals or train.convention == "paper_code" else 0,
-        batch_size=train.batch_size,
-        micro_batch_size=train.micro_batch_size,
-        micro_batch_tokens=train.micro_batch_tokens,
-        num_workers=num_workers,
-        epochs=train.epochs,
-    )
 
 
 def train_task(

@@ -23,11 +23,11 @@ from orchestrator.worker.batches import BatchBuilder, Encoder
 from orchestrator.worker.engine import DeepSpeedEngine, start_process_group
 from orchestrator.worker.loop import Schedule, train_steps
 from orchestrator.worker.model import add_adapters
-from orchestrator.worker.plan import Draw
+from orchestrator.worker.plan import Draw, plan_sizes
 from orchestrator.worker.reference import ReferenceCache
 from orchestrator.worker.template import TEMPLATES
 from orchestrator.worker.tiny import tiny_llama, train_tokenizer
-from orchestrator.worker.training import make_schedule, plan_sizes
+from orchestrator.worker.training import make_schedule
 
 CPU = torch.device("cpu")
 SHAPE = TinyModel(vocab_size=300, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2)
@@ -139,7 +139,7 @@ def deepspeed_run(case: Case, references: ReferenceCache) -> Run:
         if case.poisoned_step is not None and engine.rank == 1:
             row = schedule.steps[case.poisoned_step].ranks[1][0][0].forget
             reference = deepcopy(reference)
-            reference.sums["forget"][row, 0] = math.nan
+            reference.sums["forget"]["forget", row, 0] = math.nan
     steps = list(train_steps(engine, build_method(builder.method), builder, schedule, reference))
     weights = {name: p.detach().clone() for name, p in engine.release().named_parameters()}
     return Run([(s.loss, s.forget_loss, s.retain_loss) for s in steps], [s.grad_norm for s in steps], weights)
