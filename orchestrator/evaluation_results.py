@@ -1,6 +1,5 @@
 """What an evaluation leaves behind: files, tables in the terminal, a run in MLflow."""
 
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -18,6 +17,7 @@ from metrics.aggregate import SET_METRICS
 from orchestrator.analysis.words import score as in_words
 from orchestrator.evaluation_config import Evaluation
 from orchestrator.evaluation_files import EVAL, SHARED_NAMES, SUMMARY, Scored, tofu_eval, tofu_summary, write_json
+from orchestrator.storage import sha256_of
 from orchestrator.sync import how_to_open
 from orchestrator.tracking.journal import TrialFinished
 from orchestrator.tracking.pump import redact_uri, set_client_env
@@ -59,7 +59,7 @@ def write_results(
     evaluation.examples("model").replace(work / EXAMPLES)
     if retain is not None:
         evaluation.examples("retain_model").replace(work / RETAIN_EXAMPLES)
-    hashes = {path.name: _sha256(path) for path in result_files(work)}
+    hashes = {path.name: sha256_of(path) for path in result_files(work)}
     write_json(_header(evaluation, result, retain, hashes), work / HEADER)
     for path in result_files(evaluation.out):  # of an earlier evaluation, which may have had more
         path.unlink()
@@ -124,7 +124,7 @@ def _header(
     settings |= {"forget_set": trial.forget_set, "model": trial.model.model_dump(exclude={"retain_models"})}
     settings["tracking"]["uri"] = redact_uri(config.tracking.uri) if config.tracking.uri else None
     models = [trial.model.target, *([config.retain_model] if config.retain_model else [])]
-    weights = {str(path): _sha256(path) for model in models for path in sorted(Path(model).glob("*.safetensors"))}
+    weights = {str(path): sha256_of(path) for model in models for path in sorted(Path(model).glob("*.safetensors"))}
     return {
         "checkpoint": trial.model.target,
         "scenario": trial.scenario.name,
@@ -145,8 +145,3 @@ def _header(
         | {name: importlib.metadata.version(name) for name in _VERSIONS},
         "sha256": {"results": hashes, "weights": weights},
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -58,7 +58,7 @@ class Storage:
         look = lambda: filesystem.get_file_info(FileSelector(root, allow_not_found=True))  # noqa: E731
         return sorted(found.base_name for found in _patiently(look, f"{self} cannot be listed", patience_seconds))
 
-    def put(self, name: str, write: Callable[[Path], Found]) -> Found:
+    def put(self, name: str, write: Callable[[Path], Found], *, patience_seconds: float | None = None) -> Found:
         """Let `write` make a file or folder at a path, and keep it as `name`, whole or not at all."""
         path = self.local / name
         draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
@@ -78,7 +78,7 @@ class Storage:
         finally:
             with contextlib.suppress(OSError):  # what went wrong before is told
                 _remove(draft)
-        self.publish(name, keep_copy=False)
+        self.publish(name, keep_copy=False, patience_seconds=patience_seconds)
         return made
 
     def publish(self, name: str, *, keep_copy: bool = True, patience_seconds: float | None = None) -> None:
@@ -207,6 +207,12 @@ def split(place: str) -> tuple[str, str]:
     parts = urlsplit(place.rstrip("/"))
     folder, _, name = parts.path.rpartition("/")
     return urlunsplit(parts._replace(path=folder)), name
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _patiently(action: Callable[[], Found], what: str, patience_seconds: float | None = None) -> Found:

@@ -6,10 +6,8 @@ whole: a folder without one is a checkpoint that was cut off. All ranks of the p
 
 import contextlib
 import errno
-import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from orchestrator.storage import Storage, StorageError
+from orchestrator.storage import Storage, StorageError, sha256_of
 from orchestrator.worker.share import gathered, rank_and_size
 
 _MANIFEST = "manifest.json"
@@ -70,16 +68,19 @@ def save_checkpoint(
         place.mkdir(parents=True)
         fill(place)
         files = [path for path in sorted(place.rglob("*")) if path.is_file()]
-        digests = {str(path.relative_to(folder)): _sha256(path) for path in files}
+        digests = {str(path.relative_to(folder)): sha256_of(path) for path in files}
         checkpoint.storage.publish(place.name, keep_copy=False, patience_seconds=0.0)
         return digests
+
+    def seal(manifest: str) -> None:
+        checkpoint.storage.put(_MANIFEST, lambda draft: draft.write_text(manifest, "utf-8"), patience_seconds=0.0)
 
     try:
         _together(make_room)
         digests = _together(write)
         files = {name: digest for part in digests.values() for name, digest in part.items()}
-        manifest = {"files": files, "state": dict(state), "start": start.name if start else None}
-        _together(lambda: _write_manifest(checkpoint.storage, manifest) if rank == 0 else None)
+        manifest = json.dumps({"files": files, "state": dict(state), "start": start.name if start else None})
+        _together(lambda: seal(manifest) if rank == 0 else None)
     except OSError:
         if rank == 0:
             _remove(root, checkpoint.name)
@@ -130,7 +131,7 @@ def _check_part(storage: Storage, part: str, files: Mapping[str, str]) -> None:
         mine = {name: digest for name, digest in files.items() if name.startswith(f"{part}/")}
         folder = storage.fetch(part) if mine else storage.local / part
         for name, digest in mine.items():
-            if _sha256(folder / name.removeprefix(f"{part}/")) != digest:
+            if sha256_of(folder / name.removeprefix(f"{part}/")) != digest:
                 raise ValueError(f"damaged: {name}")
 
 
@@ -178,17 +179,6 @@ def _remove(root: Storage, name: str) -> None:
         _LOG.warning("checkpoint %s/%s cannot be deleted: %s", root, name, error)
 
 
-def _write_manifest(storage: Storage, manifest: Mapping[str, Any]) -> None:
-    draft = storage.local / f".{_MANIFEST}"
-    draft.parent.mkdir(parents=True, exist_ok=True)
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump(manifest, file)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(storage.local / _MANIFEST)
-    storage.publish(_MANIFEST, keep_copy=False, patience_seconds=0.0)
-
-
 def _together(action: Callable[[], Any]) -> dict[int, Any]:
     """What each rank's action returned, when all have ended. StorageError on every rank if one met an OSError."""
     rank, _ = rank_and_size()
@@ -205,8 +195,3 @@ def _together(action: Callable[[], Any]) -> dict[int, Any]:
         if met is not None:
             raise StorageError(met.errno, f"{met.strerror or met} (rank {number})", met.filename) from failure
     return {number: value for number, (value, _) in values.items()}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -93,14 +93,14 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_which_is_kept(da
 def test_a_checkpoint_that_the_disk_does_not_give_is_passed_over(tmp_path, monkeypatch, caplog):
     for number in (1, 2):
         save_checkpoint(Storage(tmp_path), number, weights(f"w{number}"), {"n": number})
-    whole = checkpoint._sha256
+    whole = checkpoint.sha256_of
 
     def broken(path):
         if "000002" in str(path):
             raise OSError(errno.EIO, "Input/output error")
         return whole(path)
 
-    monkeypatch.setattr(checkpoint, "_sha256", broken)
+    monkeypatch.setattr(checkpoint, "sha256_of", broken)
     assert found_in(tmp_path) == 1
     assert "passed over" in caplog.text and numbers_in(tmp_path) == [1, 2]
 
