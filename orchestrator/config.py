@@ -238,17 +238,17 @@ class SweepConfig(Config):
                 "model.retain_models: scenario continual is measured against none, because each task has another; "
                 "leave it out"
             )
-        known = {f"model.retain_models: {name}": name for name in _names(self.model.retain_models)}
-        if scenario.name == "tofu":
-            known |= {f"scenario.retain_logs: {name}": name for name in scenario.retain_logs}
-        for label, name in known.items():
-            if name not in self.forget_sets:
-                raise ValueError(f"{label} is no forget set of this sweep ({', '.join(self.forget_sets)})")
-            if f"model.retain_models: {name}" in known and f"scenario.retain_logs: {name}" in known:
-                raise ValueError(
-                    f"scenario.retain_logs: {name} has a retain model in model.retain_models too, and Forget Quality "
-                    "compares with one; name the model or its log"
-                )
+        models = {} if isinstance(self.model.retain_models, str) else self.model.retain_models
+        logs = scenario.retain_logs if scenario.name == "tofu" else {}
+        for key, named in (("model.retain_models", models), ("scenario.retain_logs", logs)):
+            for name in named:
+                if name not in self.forget_sets:
+                    raise ValueError(f"{key}: {name} is no forget set of this sweep ({', '.join(self.forget_sets)})")
+        if both := sorted(models.keys() & logs.keys()):
+            raise ValueError(
+                f"scenario.retain_logs: {both[0]} has a retain model in model.retain_models too, and Forget Quality "
+                "compares with one; name the model or its log"
+            )
 
     def _check_objectives(self) -> None:
         known = known_metrics(self.scenario, self.evaluation)
@@ -299,10 +299,6 @@ class SweepConfig(Config):
                     trial_config(self, entry, self.forget_sets[0], {key: value})
                 except ValueError as error:
                     raise ValueError(f"{label}.{key}: {value!r} is not acceptable: {first_line(error)}") from error
-
-
-def _names(retain_models: Mapping[str, str] | str) -> tuple[str, ...]:
-    return () if isinstance(retain_models, str) else tuple(retain_models)
 
 
 def first_line(error: ValueError) -> str:
