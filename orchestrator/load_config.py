@@ -104,7 +104,7 @@ def _message(kind: type[BaseModel], error: Any) -> str:
         case "extra_forbidden":
             text = f"unknown key; {_suggestion(keys, model)}"
         case "missing" | "union_tag_not_found":
-            text = f"missing; set {key}=VALUE"
+            text = f"missing; {_remedy(keys, model)}"
         case "union_tag_invalid":
             text = f"input should be one of {context['expected_tags']}, but got {context['tag']!r}"
         case "too_short":
@@ -157,6 +157,15 @@ def _tags(model: type[BaseModel]) -> set[str]:
         if name in model.model_fields
         for argument in getattr(model.model_fields[name].annotation, "__args__", ())
     }
+
+
+def _remedy(keys: Sequence[str], model: type[BaseModel] | None) -> str:
+    """How to set what is missing. What is one of several models is begun with the tag that tells them apart."""
+    key, field = ".".join(keys), model.model_fields.get(keys[-1]) if model else None
+    if model is None or field is None or not isinstance(field.discriminator, str):
+        return f"set {key}=VALUE"
+    tags = ", ".join(repr(tag) for one in _models_of(model, keys[-1]) for tag in sorted(_tags(one)))
+    return f"set {key}.{field.discriminator}=NAME, one of {tags}"
 
 
 def _suggestion(keys: Sequence[str], model: type[BaseModel] | None) -> str:
