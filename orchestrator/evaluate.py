@@ -44,7 +44,7 @@ def prepare(config: EvaluateConfig, checkpoint: str, say: Callable[[str], None])
 
     ConfigError, DataError: bad input. EmbeddedError: the embedded judge could not be made.
     """
-    model = config.model.model_copy(update={"target": str(_folder_or_name(checkpoint))})
+    model = config.model.model_copy(update={"target": _folder_or_name(checkpoint)})
     forget_set, out = _forget_set(config), _out_folder(config, model.target)
     _check_models(config, model)
     try:
@@ -113,7 +113,11 @@ def score(evaluation: Evaluation, say: Callable[[str], None]) -> tuple[TrialFini
 
 def _folder_or_name(checkpoint: str) -> str:
     path = Path(checkpoint).expanduser()
-    return str(path.absolute()) if path.exists() or checkpoint.startswith((".", "~")) else checkpoint
+    if path.exists():
+        return str(path.absolute())
+    if checkpoint.startswith(("/", ".", "~")):
+        raise ConfigError(f"CHECKPOINT: {checkpoint} does not exist; name a model folder or a hub name")
+    return checkpoint
 
 
 def _forget_set(config: EvaluateConfig) -> str:

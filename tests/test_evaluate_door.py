@@ -347,6 +347,12 @@ def test_bad_checkpoints_are_refused(missing, words, place, tmp_path, capsys):
     assert "CHECKPOINT: " in message and words in message
 
 
+@pytest.mark.parametrize("checkpoint", ["/no/such/model", "./no/such/model", "~/no/such/model"])
+def test_a_folder_that_is_not_there_is_said_before_where_results_go(checkpoint, place, capsys):
+    message = refused(capsys, 2, checkpoint, *settings(place))
+    assert message == f"error: CHECKPOINT: {checkpoint} does not exist; name a model folder or a hub name\n"
+
+
 def test_a_hub_name_needs_a_folder_for_its_results(place, capsys):
     message = refused(capsys, 2, "someone/model", *settings(place))
     assert message == "error: out: missing, and CHECKPOINT someone/model is no folder; set out=FOLDER\n"
