@@ -286,8 +286,8 @@ def load_tokenizer_of(key: str, model: ModelConfig) -> Any:
     path = model.target
     try:
         return load_tokenizer(path, trust_remote_code=model.trust_remote_code)
-    except ConfigError:
-        raise
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from error
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{key}: cannot load the tokenizer of {path}: {str(error).splitlines()[0]}; "

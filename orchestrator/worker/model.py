@@ -165,7 +165,7 @@ def _load_plain(target: str, settings: dict[str, Any]) -> Any:
     _silence_progress_bars()
     # Adapters remember this path; it must mean the same elsewhere.
     path = str(Path(target).absolute()) if Path(target).is_dir() else target
-    with hub_errors("model.target", path):
+    with hub_errors("model", path):
         model: Any = AutoModelForCausalLM.from_pretrained(
             path, use_safetensors=True, low_cpu_mem_usage=True, **settings
         )

@@ -96,9 +96,7 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> Any:
 
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     if tokenizer.eos_token is None:
-        raise ConfigError(
-            f"model.target: the tokenizer of {path} has no end of text; set eos_token in its tokenizer_config.json"
-        )
+        raise ConfigError(f"the tokenizer of {path} has no end of text; set eos_token in its tokenizer_config.json")
     tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 

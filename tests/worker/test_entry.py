@@ -49,7 +49,7 @@ def test_a_rank_without_memory_names_the_key_of_what_it_did():
     [
         (StorageError(28, "no room"), "/sweep", "on resume"),
         (StorageError(28, "no room"), "s3://bucket/sweep", "at once"),
-        (HubError("model.target: cannot load"), "s3://bucket/sweep", "on resume"),
+        (HubError("model: cannot load"), "s3://bucket/sweep", "on resume"),
         (OSError("model.target: no such folder"), "/sweep", "never"),
     ],
 )

@@ -100,6 +100,6 @@ def test_a_hub_that_stays_away_is_an_error_that_names_the_file(models, tmp_path)
     assert done.returncode != 0
     assert 1 < len(asked) < 20
     assert (
-        last.startswith(f"orchestrator.worker.hub.HubError: model.target: cannot load {NAME}: ")
+        last.startswith(f"orchestrator.worker.hub.HubError: model: cannot load {NAME}: ")
         and "model.safetensors" in last
     ), last

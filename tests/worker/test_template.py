@@ -13,8 +13,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from methods.batch import IGNORE_INDEX
 from orchestrator.finetune import FinetuneConfig
 from orchestrator.load_config import ConfigError, build_config, load_config
-from orchestrator.preflight import check
+from orchestrator.preflight import check, load_tokenizer_of
 from orchestrator.scenarios.base import DataError
+from orchestrator.trial_config import ModelConfig
 from orchestrator.worker.batches import Encoder
 from orchestrator.worker.generate import generate
 from orchestrator.worker.template import DATE, load_tokenizer, template_for
@@ -318,9 +319,11 @@ def test_a_tokenizer_without_an_end_of_the_text_is_an_error(tmp_path):
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ConfigError) as error:
         load_tokenizer(str(tmp_path))
-    assert str(error.value) == (
-        f"model.target: the tokenizer of {tmp_path} has no end of text; set eos_token in its tokenizer_config.json"
-    )
+    remedy = f"the tokenizer of {tmp_path} has no end of text; set eos_token in its tokenizer_config.json"
+    assert str(error.value) == remedy
+    with pytest.raises(ConfigError) as error:
+        load_tokenizer_of("base", ModelConfig(target=str(tmp_path)))
+    assert str(error.value) == f"base: {remedy}"
 
 
 CODE = """
