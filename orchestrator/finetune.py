@@ -89,7 +89,7 @@ def finetune(config: FinetuneConfig, out: Path, say: Callable[[str], None]) -> d
     started = time.perf_counter()
     torch.manual_seed(config.seed)
     rows = load_training_rows(config.scenario, config.without)
-    tokenizer, model = _base_model(config, rows)
+    tokenizer, model = _base_model(config)
     encoder = Encoder(tokenizer, template_for(config.model.template, tokenizer), config.train.max_length)
     task = Task("all rows", rows, (), (), ())
     method = parse_method("GA")  # only for its parts: plain rows with labels on the answer
@@ -135,7 +135,7 @@ def _recall(model: Any, encoder: Any, rows: tuple[QARow, ...]) -> float:
     return sum(rouge_l_recall(o, row.answer) for o, row in zip(outputs, chosen, strict=True)) / len(chosen)
 
 
-def _base_model(config: FinetuneConfig, rows: tuple[QARow, ...]) -> tuple[Any, Any]:
+def _base_model(config: FinetuneConfig) -> tuple[Any, Any]:
     import torch  # noqa: PLC0415
 
     from orchestrator.worker.model import load_model  # noqa: PLC0415
@@ -151,8 +151,18 @@ def _base_model(config: FinetuneConfig, rows: tuple[QARow, ...]) -> tuple[Any, A
     return tokenizer, tiny_llama(config.tiny, tokenizer, max_positions=2 * config.train.max_length).to(device)
 
 
+def _check_base(config: FinetuneConfig) -> None:
+    """ConfigError: the base is no model, or its tokenizer cannot be loaded."""
+    if config.base is None:
+        return
+    from orchestrator import preflight  # noqa: PLC0415  (torch; a wrong key is said without)
+
+    preflight.check_model("base", config.base)
+    preflight.load_tokenizer_of("base", config.model.model_copy(update={"target": config.base}))
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Command line; returns the exit code: 0, 1 (it could not go on), 2 (bad input)."""
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.finetune",
         description=__doc__,
@@ -163,9 +173,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         if arguments.out.exists():
-            raise ConfigError(f"{arguments.out} exists; name a new folder")
+            raise ConfigError(f"OUT: {arguments.out} exists; name a new folder")
         config = build_config(FinetuneConfig, None, arguments.overrides)
         load_training_rows(config.scenario, config.without)
+        _check_base(config)
     except (ConfigError, DataError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -183,6 +194,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, DataError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
     finally:
         leave_process_group()
     say(f"wrote {arguments.out}: loss {card['loss']:.4f}, answers' ROUGE-L recall {card.get('rouge', 0):.3f}")
