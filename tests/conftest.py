@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import HealthCheck, settings
 
+from orchestrator.storage import Storage
 from tests.stores import new_bucket, s3_server
 
 # A slow machine is not a failure: no example has to be done in time.
@@ -20,3 +21,9 @@ def store_uri(request, tmp_path):
     if request.param == "file":
         return (tmp_path / "the store" / "ß").as_uri()
     return new_bucket(request.getfixturevalue("s3"))
+
+
+@pytest.fixture
+def store(tmp_path, store_uri):
+    """One folder in a store, as two machines see it."""
+    return Storage(tmp_path / "one", store_uri), Storage(tmp_path / "two", store_uri)

@@ -11,12 +11,6 @@ from orchestrator.storage import Storage, StorageError, join, open_storage, spli
 from tests.stores import new_bucket, s3_server
 
 
-@pytest.fixture
-def store(tmp_path, store_uri):
-    """Two machines' views of one folder in a store."""
-    return Storage(tmp_path / "one", store_uri), Storage(tmp_path / "two", store_uri)
-
-
 def write(place, name, text):
     path = place.local / name
     path.parent.mkdir(parents=True, exist_ok=True)

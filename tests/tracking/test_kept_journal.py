@@ -41,12 +41,6 @@ def finished(key="a"):
     return TrialFinished(key=key, state="COMPLETE")
 
 
-@pytest.fixture
-def store(tmp_path, store_uri):
-    """The sweep's folder in a store, as two machines see it."""
-    return Storage(tmp_path / "one", store_uri), Storage(tmp_path / "two", store_uri)
-
-
 def kinds(storage):
     """What a machine reads that has nothing of the journal yet."""
     shutil.rmtree(storage.local, ignore_errors=True)
