@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from metrics import aggregate, probability
 from metrics.semantic import entailment_score
 
-METRIC_NAMES = aggregate.SET_METRICS
 FORGET_QUALITY_METRICS = ("forget_quality", "forget_quality_log10")
 CHAIN_METRICS = ("forget_efficacy_final", "relapse")
 SET_KINDS = ("forget", "retain", "facts")
@@ -69,7 +68,7 @@ def summarise(scores: Mapping[str, Sequence[ExampleScore]], kinds: Mapping[str, 
     """
     present = _kinds_of(scores, kinds)
     by_set = {name: _set_metrics(name, present[name], rows) for name, rows in scores.items()}
-    metrics = {f"{name}/{metric}": by_set[name][metric] for name in by_set for metric in METRIC_NAMES}
+    metrics = {f"{name}/{metric}": by_set[name][metric] for name in by_set for metric in aggregate.SET_METRICS}
     if utility := [name for name in present if present[name] != "forget"]:
         metrics["model_utility"] = aggregate.model_utility({name: by_set[name] for name in utility})
     if retain := [name for name in present if present[name] == "retain"]:
@@ -156,7 +155,7 @@ def metric_directions(kinds: Mapping[str, str], *, chain: bool = False) -> dict[
     """
     present = _kinds_of(kinds, kinds)
     best_high = MetricInfo("maximize", 0.0)
-    infos = {f"{n}/{m}": _set_metric_info(kind, m) for n, kind in present.items() for m in METRIC_NAMES}
+    infos = {f"{n}/{m}": _set_metric_info(kind, m) for n, kind in present.items() for m in aggregate.SET_METRICS}
     if any(kind != "forget" for kind in present.values()):
         infos["model_utility"] = best_high
     if "retain" in present.values():

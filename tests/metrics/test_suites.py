@@ -5,9 +5,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from metrics.aggregate import LOG10_P_FLOOR
+from metrics.aggregate import LOG10_P_FLOOR, SET_METRICS
 from metrics.suites import (
-    METRIC_NAMES,
     ExampleScore,
     forget_quality_from_ratios,
     forget_quality_metrics,
@@ -56,12 +55,12 @@ def test_summarise_by_hand():
     scores["forget"][0] = score("forget", 0, nll_sum=0.0, rouge_l=1.0, perturbed_nll=(LN2, LN2))
     metrics = summarise(scores, KINDS)
     assert metrics == pytest.approx(
-        {f"{name}/{metric}": 0.5 for name in KINDS for metric in METRIC_NAMES}
+        {f"{name}/{metric}": 0.5 for name in KINDS for metric in SET_METRICS}
         | {"forget/rouge": 0.75, "forget/probability": 0.75, "forget/truth_ratio": 0.25}
         | {"model_utility": 0.5, "model_utility_retain": 0.5, "forget_efficacy": 0.45}
         | {"tofu_model_utility": 0.5, "tofu_model_utility_arithmetic": 0.5}
     )
-    assert list(metrics)[:7] == [f"forget/{metric}" for metric in METRIC_NAMES] + ["retain/rouge"]
+    assert list(metrics)[:7] == [f"forget/{metric}" for metric in SET_METRICS] + ["retain/rouge"]
 
 
 def test_probability_of_a_facts_set_is_among_the_choices():
@@ -205,7 +204,7 @@ def test_forget_quality_metrics_refuses_a_nan():
         ("forget/cosine_similarity", "minimize", 1),
         ("forget/entailment_score", "minimize", 1),
         ("forget/token_entropy", "maximize", 0),
-        *((f"{name}/{metric}", "maximize", 0) for name in ("retain", "authors", "facts") for metric in METRIC_NAMES),
+        *((f"{name}/{metric}", "maximize", 0) for name in ("retain", "authors", "facts") for metric in SET_METRICS),
         ("model_utility", "maximize", 0),
         ("model_utility_retain", "maximize", 0),
         ("forget_efficacy", "maximize", 0),
