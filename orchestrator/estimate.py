@@ -3,7 +3,7 @@
 import statistics
 from pathlib import Path
 
-from orchestrator.analysis.words import duration, moment
+from orchestrator.analysis.words import count, duration, moment
 from orchestrator.config import SweepConfig
 from orchestrator.tracking.journal import JournalError, SweepStarted, TrialState, read_records
 from orchestrator.tracking.sweep_log import load_sweep
@@ -21,10 +21,9 @@ def estimate_cost(sweep: SweepConfig, plan: Plan, num_trials: int) -> str:
             each = statistics.median(took)
             gpus = plan.workers_per_slot * sweep.resources.gpus_per_worker
             cost = f" and {each * num_trials * gpus / 3600:.3g} GPU-hours" if gpus else ""
-            slots = f"{plan.num_slots} slot{'s' if plan.num_slots > 1 else ''}"
             return (
                 f"a trial of {moment(time)} took {duration(each)} (median of {len(took)}); "
-                f"{num_trials} such trials on {slots} take about "
+                f"{num_trials} such trials on {count(plan.num_slots, 'slot')} take about "
                 f"{duration(each * num_trials / plan.num_slots)}{cost}, baselines and starts aside"
             )
     return "not known before a trial of this sweep has run"

@@ -9,6 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.analysis.words import count, duration
 from orchestrator.tracking.checkpoints import cell_front, objectives
 from orchestrator.tracking.confirmation import confirmation_runs, most_finalists, num_seeds
 from orchestrator.tracking.journal import Record, StepsReported, TaskFinished, TrialFinished, TrialStarted, TrialState
@@ -49,7 +50,7 @@ class Progress:
                 self._running[key] = "starting"
             case StepsReported(key=key, steps=steps) if steps:
                 done = self._tasks.get(key, 0)
-                task = f"{done} task{'s' if done > 1 else ''} done, " if done else ""
+                task = f"{count(done, 'task')} done, " if done else ""
                 self._running[key] = f"{task}step {steps[-1].step + 1}, loss {steps[-1].loss:.3g}"
             case TaskFinished(key=key, task=task_number):
                 self._tasks[key] = task_number
@@ -140,13 +141,3 @@ class Progress:
                 best.append(f"{choose(value[index] for value in values):.3f}" if values else "-")
             table.add_row(cell.name, f"{ended}/{cell.num_trials}", *best)
         return table
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    seconds = int(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"

@@ -174,7 +174,7 @@ def dry_run(sweep: SweepConfig, console: Console, cluster: str | None = None) ->
     console.print(f"\n{_budget(sweep)}")
     for entry in sweep.methods:
         number = num_trials(sweep, entry)
-        each = f"{number} trial{'s' if number > 1 else ''}{' each' if len(sweep.forget_sets) > 1 else ''}"
+        each = f"{count(number, 'trial')}{' each' if len(sweep.forget_sets) > 1 else ''}"
         console.print(f"  {entry.name:<8} on {', '.join(sweep.forget_sets)}: {each}")
     if sweep.confirm.seeds:
         console.print(_confirmation(sweep))
