@@ -26,6 +26,7 @@ LEASE_SECONDS = 60.0
 _PATIENCE_SECONDS = 60.0
 _SETTLE_SECONDS = 1.0
 _LEASE = "lease.json"
+_READINGS = 3  # a store asks for the size first: of a lease that is renewed in between, more or less than all is read
 _log = logging.getLogger(__name__)
 
 
@@ -164,19 +165,24 @@ class Lease:
             found = self._read()
 
     def _read(self, patience_seconds: float = 0.0) -> Any:
-        self._storage.drop_copy(_LEASE)
-        try:
-            return json.loads(self._storage.fetch(_LEASE, patience_seconds).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise StorageError(f"{self._storage}: {_LEASE} cannot be read: {error}") from error
+        broken: ValueError | None = None
+        for _ in range(_READINGS):
+            self._storage.drop_copy(_LEASE)
+            try:
+                return json.loads(self._storage.fetch(_LEASE, patience_seconds).read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                return None
+            except ValueError as error:
+                broken = error
+        raise StorageError(f"{self._storage}: {_LEASE} cannot be read: {broken}") from broken
 
     def _write(self, patience_seconds: float = 0.0) -> None:
         mine = {"id": self.id, "process": os.getpid(), "machine": socket.gethostname(), "where": _where()}
-        self._storage.local.mkdir(parents=True, exist_ok=True)
-        (self._storage.local / _LEASE).write_text(json.dumps(mine | {"time": time.time()}), encoding="utf-8")
-        self._storage.publish(_LEASE, patience_seconds=patience_seconds)
+        text = json.dumps(mine | {"time": time.time()})
+        # Whole or not at all here too: another sweep on this machine has its copies in the same folder.
+        self._storage.put(
+            _LEASE, lambda path: path.write_text(text, encoding="utf-8"), patience_seconds=patience_seconds
+        )
 
 
 def _is_over(lease: Any) -> bool:

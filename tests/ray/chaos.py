@@ -75,8 +75,14 @@ def num_reports(storage):
 
 
 def wait_for_point(sweep, storage, trial):
-    """Until a trial has left a point that it can go on from."""
-    wait_until(sweep, lambda: any(points(storage, trial)), f"a point of trial {trial}")
+    """Until a trial has left a point that it can go on from, and the journal knows of steps before it."""
+    wait_until(sweep, lambda: points(storage, trial) and has_told(storage, trial), f"a point of {trial}, and its steps")
+
+
+def has_told(storage, trial):
+    """Whether steps of a trial are in the journal."""
+    lines = (line for segment in Path(storage).glob("*/journal/*.jsonl") for line in segment.open("rb"))
+    return any(b'"kind":"steps_reported"' in line and f'"key":"{trial}"'.encode() in line for line in lines)
 
 
 def points(storage, trial):

@@ -231,6 +231,27 @@ def test_an_interrupted_sweep_does_not_wait_for_a_store_that_is_away(store, monk
     assert kinds(two) == ["sweep_started", "sweep_ended"]
 
 
+@pytest.mark.parametrize("num_torn", [2, 3])
+def test_a_lease_that_is_renewed_while_it_is_read_is_read_again(store, monkeypatch, num_torn):
+    one, two = store
+    lease, fetch, torn = kept_journal.Lease(one), Storage.fetch, [*range(num_torn)]
+    lease.take()
+
+    def fetch_too_much(storage, name, patience_seconds=None):
+        path = fetch(storage, name, patience_seconds)
+        if torn and torn.pop() is not None:
+            path.write_text(path.read_text() + "}")
+        return path
+
+    monkeypatch.setattr(Storage, "fetch", fetch_too_much)
+    if num_torn == 2:
+        with pytest.raises(JournalError, match=f"process {os.getpid()} on"):
+            kept_journal.Lease(two).renew()
+    else:
+        with pytest.raises(OSError, match=r"lease.json cannot be read: Extra data"):
+            kept_journal.Lease(two).renew()
+
+
 def test_a_folder_without_a_store_has_a_plain_journal(tmp_path):
     journal = open_journal(Storage(tmp_path))
     assert not isinstance(journal, KeptJournal)
