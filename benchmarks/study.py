@@ -1,7 +1,7 @@
 """Does the paper's ranking hold at a small scale? Ten methods on forget sets of three sizes, with equal budgets.
 
 python -m benchmarks.study run DATA_AND_MODELS STORAGE [key=value ...]     make what is needed, search, confirm, record
-python -m benchmarks.study record SWEEP_DIR                                record a study that has run
+python -m benchmarks.study record SWEEP_DIR NAME                           record a study that has run
 
 A Llama of 3.6 M parameters knows 400 rows of TOFU by heart; it forgets the first 10, 20 or 40 of them. Each size has a
 retain model of its own: `tofu_tiny_retain`, which never saw any of the 40, taught those of them that are kept. Every
@@ -124,7 +124,8 @@ def record(folder: Path) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d", time.localtime(sweep.last_time)),
         "machine": f"{processor()}, 2 cores",
         "versions": sweep.versions,
-        "command": "python -m benchmarks.study run DATA_AND_MODELS STORAGE",
+        "command": "python -m benchmarks.study run DATA_AND_MODELS STORAGE "
+        f"search.trials_per_cell={sweep.config['search']['trials_per_cell']} seed={sweep.seed}",
         "state": sweep.state,
         "seed": sweep.seed,
         "convention": sweep.config["train"]["convention"],
@@ -220,13 +221,13 @@ def _median(values: Sequence[float]) -> float | None:
     return statistics.median(values) if values else None
 
 
-def page(facts: dict[str, Any]) -> str:
-    """The record as a page."""
+def page(facts: dict[str, Any], record_name: str) -> str:
+    """The record as a page, beside numbers in a file of that name."""
     lines = [
         "# Ten methods, forget sets of three sizes",
         "",
         f"{facts['date']}, {facts['machine']}. `{facts['command']}`, seed {facts['seed']}, convention "
-        f"{facts['convention']}. Numbers: [study.json](study.json).",
+        f"{facts['convention']}. Numbers: [{record_name}.json]({record_name}.json).",
         "",
         "Judges: " + "; ".join(f"{role}: {', '.join(models)}" for role, models in facts["judges"].items()) + ".",
         versions_of(facts),
@@ -295,14 +296,14 @@ def main() -> int:
     """Command line."""
     arguments = sys.argv[1:]
     if arguments[:1] == ["run"] and len(arguments) >= 3:
-        folder = run(Path(arguments[1]).absolute(), Path(arguments[2]).absolute(), arguments[3:])
-    elif arguments[:1] == ["record"] and len(arguments) == 2:
-        folder = Path(arguments[1])
+        folder, name = run(Path(arguments[1]).absolute(), Path(arguments[2]).absolute(), arguments[3:]), "study"
+    elif arguments[:1] == ["record"] and len(arguments) == 3:
+        folder, name = Path(arguments[1]), arguments[2]
     else:
         sys.stderr.write(str(__doc__))
         return 2
     facts = record(folder)
-    keep(facts, page(facts), RESULTS / "study.json")
+    keep(facts, page(facts, name), RESULTS / f"{name}.json")
     return 0
 
 
