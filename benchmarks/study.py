@@ -1,7 +1,7 @@
 """Does the paper's ranking hold at a small scale? Ten methods on forget sets of three sizes, with equal budgets.
 
-python -m benchmarks.study run DATA_AND_MODELS STORAGE [key=value ...]     make what is needed, search, confirm, record
-python -m benchmarks.study record SWEEP_DIR NAME                           record a study that has run
+python -m benchmarks.study run NAME DATA_AND_MODELS STORAGE [key=value ...]     make all, search, confirm, record
+python -m benchmarks.study record NAME SWEEP_DIR                                record a study that has run
 
 A Llama of 3.6 M parameters knows 400 rows of TOFU by heart; it forgets the first 10, 20 or 40 of them. Each size has a
 retain model of its own: `tofu_tiny_retain`, which never saw any of the 40, taught those of them that are kept. Every
@@ -121,10 +121,10 @@ def record(folder: Path) -> dict[str, Any]:
     sweep = summarize(load_sweep(folder, keeps_steps=False))
     groups = sorted(sweep.forget_sets, key=lambda group: group.num_rows or 0)
     facts = {
-        "date": time.strftime("%Y-%m-%d", time.localtime(sweep.last_time)),
+        "date": time.strftime("%Y-%m-%d", time.gmtime(sweep.last_time)),
         "machine": f"{processor()}, 2 cores",
         "versions": sweep.versions,
-        "command": "python -m benchmarks.study run DATA_AND_MODELS STORAGE "
+        "command": "python -m benchmarks.study run NAME DATA_AND_MODELS STORAGE "
         f"search.trials_per_cell={sweep.config['search']['trials_per_cell']} seed={sweep.seed}",
         "state": sweep.state,
         "seed": sweep.seed,
@@ -295,14 +295,14 @@ def _row(method: str, cell: dict[str, Any]) -> list[str]:
 def main() -> int:
     """Command line."""
     arguments = sys.argv[1:]
-    if arguments[:1] == ["run"] and len(arguments) >= 3:
-        folder, name = run(Path(arguments[1]).absolute(), Path(arguments[2]).absolute(), arguments[3:]), "study"
+    if arguments[:1] == ["run"] and len(arguments) >= 4:
+        folder = run(Path(arguments[2]).absolute(), Path(arguments[3]).absolute(), arguments[4:])
     elif arguments[:1] == ["record"] and len(arguments) == 3:
-        folder, name = Path(arguments[1]), arguments[2]
+        folder = Path(arguments[2])
     else:
         sys.stderr.write(str(__doc__))
         return 2
-    facts = record(folder)
+    facts, name = record(folder), arguments[1]
     keep(facts, page(facts, name), RESULTS / f"{name}.json")
     return 0
 

@@ -103,7 +103,9 @@ def _how_surely(contested: list[tuple[CellSummary, list[CellSummary]]]) -> str:
 def _knee(summary: SweepSummary, group: ForgetSetSummary) -> str:
     """The best compromise that there is, whatever method it is of."""
     assert group.knee is not None
-    return f"on {group.name} the knee of all methods, {group.knee.method}'s {_offer(summary, group, group.knee)}"
+    others_kept = any(trial.checkpoint for cell in group.cells for trial in cell.trials)
+    lost = "; its weights were not kept" if others_kept and group.knee.checkpoint is None else ""
+    return f"on {group.name} the knee of all methods, {group.knee.method}'s {_offer(summary, group, group.knee)}{lost}"
 
 
 def _offer(summary: SweepSummary, group: ForgetSetSummary, knee: TrialSummary | None) -> str:
@@ -177,8 +179,8 @@ def _overturned(summary: SweepSummary) -> list[str]:
         led = {ranking[0].method, *_level_with(ranking[0], ranking[1:])}
         # Where runs of a leader are outstanding, nothing is said yet.
         if led <= {one.method for one in confirmed.methods} and led.isdisjoint(confirmed.leaders):
-            verb, how = "lead" if len(confirmed.leaders) > 1 else "leads", confirmed.how_clearly
-            found.append(f"on {group.name} {listed(confirmed.leaders)} {verb} instead{f',{how}' if how else ''}")
+            verb = "lead" if len(confirmed.leaders) > 1 else "leads"
+            found.append(f"on {group.name} {listed(confirmed.leaders)} {verb} instead{confirmed.how_clearly}")
     return found
 
 

@@ -66,5 +66,10 @@ def _row(sweep: SweepSummary, trial: TrialSummary) -> list[Value]:
     times = [trial.seconds, *([trial.gpu_seconds] if sweep.gpu_seconds else [])]
     settings = [trial.params.get(name) for name in sweep.params]
     values = [trial.key, trial.state.lower(), *scores, *settings, *times, trial.error, trial.seed]
-    values += [metrics.get(name) for name in sweep.metrics]
+    values += [_short(metrics.get(name)) for name in sweep.metrics]
     return [number(value) if isinstance(value, float) and not math.isfinite(value) else value for value in values]
+
+
+def _short(value: float | None) -> float | None:
+    """Six significant digits: all metrics of thousands of trials are a large part of the page."""
+    return None if value is None else float(f"{value:.6g}")

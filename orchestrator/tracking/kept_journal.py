@@ -165,14 +165,16 @@ class Lease:
             found = self._read()
 
     def _read(self, patience_seconds: float = 0.0) -> Any:
-        broken: ValueError | None = None
+        broken: Exception | None = None
         for _ in range(_READINGS):
             self._storage.drop_copy(_LEASE)
             try:
-                return json.loads(self._storage.fetch(_LEASE, patience_seconds).read_text(encoding="utf-8"))
+                path = self._storage.fetch(_LEASE, patience_seconds)
             except FileNotFoundError:
                 return None
-            except ValueError as error:
+            try:
+                return json.loads(path.read_text(encoding="utf-8"))
+            except (FileNotFoundError, ValueError) as error:  # another sweep on this machine has its copy there too
                 broken = error
         raise StorageError(f"{self._storage}: {_LEASE} cannot be read: {broken}") from broken
 

@@ -13,7 +13,7 @@ class HubError(OSError):
 
 @contextlib.contextmanager
 def hub_errors(key: str, name: str) -> Iterator[None]:
-    """HubError naming the key, the model and the file, for whatever the network did. A folder's errors stay theirs."""
+    """HubError naming whose model it is, the model and the file, whatever the network did; errors of a folder stay."""
     try:
         yield
     except Exception as error:

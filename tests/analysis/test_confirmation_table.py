@@ -250,7 +250,7 @@ def test_a_leader_is_not_overturned_before_its_runs_have_ended(tmp_path):
         *again("C", 0, 2, (0.5, 0.3)),
     ]
     said = headline(summary_of(tmp_path / "whole", [*third, *confirmed()]))
-    assert "A leads on f" in said and "confirmed, on f B leads instead, within the spread of seeds" in said
+    assert "A leads on f" in said and "confirmed, on f B leads instead within the spread of seeds" in said
     outstanding = [record for record in confirmed() if record.key != "confirm/A/f/2/s2"]
     part = summary_of(tmp_path / "part", [*third, *outstanding])
     assert [one.method for one in confirmed_volumes(part, part.forget_sets[0]).methods] == ["B", "C"]

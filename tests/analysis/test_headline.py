@@ -116,7 +116,7 @@ def test_what_the_confirmation_comes_to(tmp_path):
     whole, part = confirmed(), confirmed()[:-2]
     assert headline(summary_of(tmp_path / "whole", whole)).endswith(
         "; by fresh seeds and other questions the search did not clearly flatter itself; "
-        "confirmed, on f B leads instead, within the spread of seeds."
+        "confirmed, on f B leads instead within the spread of seeds."
     )
     assert headline(summary_of(tmp_path / "part", part)).endswith("did not clearly flatter itself so far.")
     low = [r for r in whole if r.kind != "trial_finished" or "before" in r.key or "retain" in r.key]

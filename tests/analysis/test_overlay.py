@@ -107,7 +107,7 @@ def test_other_weights_under_the_same_name_are_refused(two, tmp_path):
     ]
     other = summarize(load_sweep(write_records(tmp_path / "changed", changed)))
     with pytest.raises(
-        OverlayError, match="before/forget01 has model_utility 0.630 in one, but 0.900 in two, so that these are other"
+        OverlayError, match="before/forget01 has model_utility 0.630 in one, but 0.900 in two, so that the weights"
     ):
         overlay({"one": two["one"], "two": other})
 
