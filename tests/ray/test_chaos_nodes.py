@@ -11,6 +11,7 @@ from orchestrator.tracking.sweep_log import load_sweep
 from tests.ray import tiny
 from tests.ray.chaos import (
     NUM_STEPS,
+    command,
     ends_with,
     key,
     same_results,
@@ -65,7 +66,7 @@ def test_a_node_leaves_and_another_comes_20_seconds_later(models, undisturbed, c
     went_on(folder, key(0))
 
 
-def test_without_another_node_the_trial_fails_in_time_and_the_sweep_goes_on(models, undisturbed, cluster, tmp_path):
+def test_without_another_node_the_trial_fails_in_time_and_goes_on_when_resumed(models, undisturbed, cluster, tmp_path):
     node = cluster.add_node(num_cpus=2)
     sweep = start(
         models, tmp_path, TWO, "resources.start_timeout_seconds=15", "search.max_failed_share=0.5", **on(cluster)
@@ -82,6 +83,9 @@ def test_without_another_node_the_trial_fails_in_time_and_the_sweep_goes_on(mode
         "no room for 2 workers (1 CPU each) within resources.start_timeout_seconds=15; add nodes, or raise it"
     )
     same_results(folder, undisturbed, but={key(0)})
+    ends_with(command("--resume", str(folder), **on(cluster)), 0)
+    same_results(folder, undisturbed, again={key(0)})
+    went_on(folder, key(0))
 
 
 def test_on_notice_of_preemption_a_trial_is_saved_and_goes_on_elsewhere(models, cluster, tmp_path):
