@@ -4,24 +4,16 @@ python -m benchmarks.versus_scripts [--conventions masked paper_code] [--repeats
 
 ME+GD, IDK+AP, NPO+GD and GA+GD forget 40 rows of TOFU with a Llama of 3.6 M parameters that knows them by heart: batch
 4 x accumulation 4, 5 epochs, evaluation on four sets of 40 questions. The scripts' way is benchmarks/naive_loop.py, two
-processes a trial on all cores. Lethe's way is `python -m orchestrator.sweep`, started from nothing: Ray, the model
-before unlearning scored too, MLflow, report. Both have the same models and judges. It is measured in two ways:
-
-- one after another: one slot of two workers with one thread each, four trials. A sweep is repeated, each time beginning
-  with another method, because the first trial after the start is slower than those that follow.
-- side by side: two slots of one worker with one thread each, as a sweep of models that fit one worker would be run;
-  three trials of each method, of which the first has the settings above and the others nearly the same. A trial's
-  seconds, and those of its phases, are half of what the clock says, because another trial has the other half of the
-  machine. Only trials count before and beside which there was another all the time.
-
-Medians are taken over all trials of a method. The naive loop runs once, as it takes minutes.
+processes a trial on all cores. Lethe's way is `python -m orchestrator.sweep`, started from nothing: Ray, one slot of
+two workers with one thread each, the model before unlearning scored too, MLflow, report. Both have the same models and
+judges. A sweep is repeated, each time beginning with another method, because the first trial after the start is slower
+than those that follow; medians are taken over the repeats. The naive loop runs once, as it takes minutes.
 
 Exit code 1 if, under paper_code, a metric of a trial differs by more than 0.01: a fast wrong answer counts as nothing.
 """
 
 import argparse
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -49,26 +41,21 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass
 class Trial:
-    """One trial by one program: seconds in all and by phase."""
+    """One trial by one program: seconds in all and by phase, and every metric."""
 
     seconds: float
     phases: dict[str, float]
+    metrics: dict[str, float]
 
 
 @dataclass
 class Run:
-    """Trials by one program, each with its method; `between` are the seconds between two trials of the slot, `metrics`
-    those of each method's trial with the settings of both programs."""
+    """All trials by one program, by method; `between` are the seconds between two trials of the slot."""
 
     wall_seconds: float
     peak_gib: float
-    trials: list[tuple[str, Trial]]
+    trials: dict[str, Trial]
     between: list[float] = field(default_factory=list)
-    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    def of(self, method: str) -> list[Trial]:
-        """The trials of a method."""
-        return [trial for name, trial in self.trials if name == method]
 
 
 class Process:
@@ -113,7 +100,7 @@ def _proportional_bytes(process: psutil.Process) -> int:
 def naive_run(folder: Path, convention: str, judge: str, encoder: str) -> Run:
     """The four trials by the naive loop."""
     started = time.perf_counter()
-    trials, metrics, peak = [], {}, 0
+    trials, peak = {}, 0
     for case in CASES:
         out = folder / f"naive-{convention}-{case.method}"
         settings = ["--method", case.method, "--learning-rate", str(case.learning_rate)]
@@ -126,38 +113,29 @@ def naive_run(folder: Path, convention: str, judge: str, encoder: str) -> Run:
         whole = training.seconds + scoring.seconds
         phases = {"train": seconds["train"], "evaluate": evaluation["seconds"]["evaluate"]}
         phases["start, load, save"] = whole - sum(phases.values())
-        trials.append((case.method, Trial(whole, phases)))
-        metrics[case.method] = evaluation["metrics"]
+        trials[case.method] = Trial(whole, phases, evaluation["metrics"])
         peak = max(peak, training.peak_bytes, scoring.peak_bytes)
         print(f"naive {convention} {case.method}: {whole:.1f} s {_rounded(phases)}", flush=True)
-    return Run(time.perf_counter() - started, peak / 2**30, trials, metrics=metrics)
+    return Run(time.perf_counter() - started, peak / 2**30, trials)
 
 
-def lethe_run(
-    folder: Path, convention: str, judge: str, encoder: str, number: int, *, side_by_side: bool = False
-) -> Run:
-    """The trials by a sweep, from the start of its process to its end."""
-    storage = folder / f"lethe-{convention}-{'beside-' if side_by_side else ''}{number}"
+def lethe_run(folder: Path, convention: str, judge: str, encoder: str, number: int) -> Run:
+    """The four trials by a sweep, from the start of its process to its end."""
+    storage = folder / f"lethe-{convention}-{number}"
     storage.mkdir()
     file = storage / "sweep.yaml"
     settings = sweep_settings(convention, encoder, judge) | {"storage": str(storage)}
-    if side_by_side:
-        settings |= {
-            "search": {"trials_per_cell": 3, "sampler": "random", "space": {}},
-            "resources": {"workers_per_trial": 1, "max_concurrent_trials": 2},
-            "methods": [_method(case) | {"space": _near(case)} for case in CASES],
-        }
     first = number % len(CASES)
     settings["methods"] = settings["methods"][first:] + settings["methods"][:first]
     file.write_text(yaml.safe_dump(settings))
     process = Process([sys.executable, "-m", "orchestrator.sweep", str(file)], OMP_NUM_THREADS="1")
     (sweep,) = [path for path in storage.iterdir() if (path / "journal").is_dir()]
     log = load_sweep(sweep)
-    trials, between = (_side_by_side(log), []) if side_by_side else _one_after_another(log)
-    for method, trial in trials:
+    trials, between = _journal_trials(log)
+    for method, trial in trials.items():
         print(f"lethe {convention} {method}: {trial.seconds:.2f} s {_rounded(trial.phases)}", flush=True)
     print(f"lethe {convention}: {process.seconds:.1f} s in all, between trials {_rounded(between)}", flush=True)
-    return Run(process.seconds, process.peak_bytes / 2**30, trials, between, _defaults(log))
+    return Run(process.seconds, process.peak_bytes / 2**30, trials, between)
 
 
 def sweep_settings(convention: str, encoder: str, judge: str) -> dict[str, Any]:
@@ -184,40 +162,16 @@ def _method(case: Case) -> dict[str, Any]:
     return {"name": case.method, "forget_weight": case.forget_weight, "train": {"learning_rate": case.learning_rate}}
 
 
-def _near(case: Case) -> dict[str, Any]:
-    """Settings with which a trial takes as long, and is another one."""
-    return {"train.learning_rate": {"low": 0.95 * case.learning_rate, "high": 1.05 * case.learning_rate}}
-
-
-def _one_after_another(log: SweepLog) -> tuple[list[tuple[str, Trial]], list[float]]:
-    """Each trial by its method, its seconds from the end of the one before it; of these, what is not its own work."""
+def _journal_trials(log: SweepLog) -> tuple[dict[str, Trial], list[float]]:
+    """Seconds of each trial from the end of the one before it; of these, what is outside the trial's own work."""
     ended = sorted((trial for trial in log.trials.values() if trial.finished), key=_end)
-    trials, between = [], []
+    trials, between = {}, []
     for before, trial in zip(ended, ended[1:], strict=False):
         assert trial.finished is not None
         seconds = _end(trial) - _end(before)
-        trials.append((trial.started.method, Trial(seconds, trial.finished.seconds)))
+        trials[trial.started.method] = Trial(seconds, trial.finished.seconds, trial.finished.metrics)
         between.append(seconds - sum(trial.finished.seconds.values()))
     return trials, between
-
-
-def _side_by_side(log: SweepLog) -> list[tuple[str, Trial]]:
-    """Half of the seconds of each trial that one came before in its slot, and that had another beside it to its end."""
-    ended = sorted((trial for trial in log.trials.values() if trial.finished), key=_end)
-    trials = []
-    for trial in ended[:-1]:
-        earlier = [_end(other) for other in ended if _end(other) <= trial.started.time]
-        if earlier and not trial.is_baseline:
-            assert trial.finished is not None
-            phases = {name: seconds / 2 for name, seconds in trial.finished.seconds.items()}
-            trials.append((trial.started.method, Trial((_end(trial) - max(earlier)) / 2, phases)))
-    return trials
-
-
-def _defaults(log: SweepLog) -> dict[str, dict[str, float]]:
-    """Metrics of the first trial of each method, which has the settings of the naive loop."""
-    first = [trial for trial in log.trials.values() if trial.started.number == 0 and trial.finished]
-    return {trial.started.method: trial.finished.metrics for trial in first if trial.finished}
 
 
 def _end(trial: Any) -> float:
@@ -227,56 +181,48 @@ def _end(trial: Any) -> float:
 def differences(naive: Run, sweeps: list[Run]) -> dict[str, float]:
     """The largest difference of any metric in any sweep, by method."""
     return {
-        method: max(abs(value - run.metrics[method][name]) for run in sweeps for name, value in metrics.items())
-        for method, metrics in naive.metrics.items()
+        method: max(
+            abs(value - run.trials[method].metrics[name]) for run in sweeps for name, value in trial.metrics.items()
+        )
+        for method, trial in naive.trials.items()
     }
 
 
-def per_trial(naive: Run, sweeps: list[Run]) -> dict[str, Any]:
-    """Seconds and ratios by method, medians over the trials, and the ratios of the sums over the methods."""
-    rows: dict[str, dict[str, Any]] = {}
-    for method, theirs in naive.trials:
-        ours = [trial for run in sweeps for trial in run.of(method)]
+def summary(naive: Run, sweeps: list[Run]) -> dict[str, Any]:
+    """Seconds and ratios, medians over the sweeps."""
+    per_trial = {}
+    for method, theirs in naive.trials.items():
+        ours = [run.trials[method] for run in sweeps]
         median = {
             "seconds": statistics.median(trial.seconds for trial in ours),
             "train": statistics.median(trial.phases["train"] + trial.phases["reference"] for trial in ours),
             "evaluate": statistics.median(trial.phases["evaluate"] for trial in ours),
         }
         scripts = {"seconds": theirs.seconds, "train": theirs.phases["train"], "evaluate": theirs.phases["evaluate"]}
-        rows[method] = {
+        per_trial[method] = {
             "naive": scripts,
             "lethe": median,
             "ratio": {name: scripts[name] / median[name] for name in scripts},
-            "trials": len(ours),
         }
-    totals = {name: [sum(row[who][name] for row in rows.values()) for who in ("naive", "lethe")] for name in scripts}
-    return {"methods": rows, "all": {name: theirs / ours for name, (theirs, ours) in totals.items()}}
-
-
-def summary(naive: Run, sweeps: list[Run], beside: list[Run]) -> dict[str, Any]:
-    """Everything that is measured under one convention; `beside`: sweeps with two trials side by side."""
     whole = statistics.median(run.wall_seconds for run in sweeps)
+    totals = {
+        name: [sum(row[who][name] for row in per_trial.values()) for who in ("naive", "lethe")] for name in median
+    }
     return {
-        "per trial": {
-            "one after another": per_trial(naive, sweeps),
-            "side by side": per_trial(naive, beside),
-        },
+        "per_trial": per_trial,
+        "four trials, ratio": {name: naive_sum / ours_sum for name, (naive_sum, ours_sum) in totals.items()},
         "cold start": {"naive": naive.wall_seconds, "lethe": whole, "ratio": naive.wall_seconds / whole},
         "between two trials, median": statistics.median(gap for run in sweeps for gap in run.between),
-        "peak GiB": {
-            "naive": naive.peak_gib,
-            "one after another": max(run.peak_gib for run in sweeps),
-            "side by side": max(run.peak_gib for run in beside),
-        },
+        "peak GiB": {"naive": naive.peak_gib, "lethe": max(run.peak_gib for run in sweeps)},
         "naive, share of phases": _shares(naive),
-        "largest difference of a metric": differences(naive, [*sweeps, *beside]),
+        "largest difference of a metric": differences(naive, sweeps),
     }
 
 
 def _shares(run: Run) -> dict[str, float]:
-    trials = [trial for _, trial in run.trials]
-    whole = sum(trial.seconds for trial in trials)
-    return {name: sum(trial.phases[name] for trial in trials) / whole for name in trials[0].phases}
+    whole = sum(trial.seconds for trial in run.trials.values())
+    names = next(iter(run.trials.values())).phases
+    return {name: sum(trial.phases[name] for trial in run.trials.values()) / whole for name in names}
 
 
 def page(facts: dict[str, Any], conventions: dict[str, dict[str, Any]]) -> str:
@@ -285,21 +231,23 @@ def page(facts: dict[str, Any], conventions: dict[str, dict[str, Any]]) -> str:
         "# Four trials: a naive loop and a sweep",
         "",
         f"{facts['date']}, {facts['machine']}, {facts['cores']} cores. `{facts['command']}`.",
-        "Seconds of Lethe are medians over the trials of a method, from the end of the trial before in its slot to its "
-        "own; side by side half of that, as there are two at once.",
+        f"Seconds of Lethe are medians of {facts['repeats']} sweeps, from the end of one trial to the end of the next.",
         versions_of(facts),
     ]
     for convention, found in conventions.items():
-        for way, measured in found["per trial"].items():
-            lines += ["", f"## {convention}, {way}", ""]
-            lines.append("| trial | naive: all | train | evaluate | Lethe: all | train | evaluate | trials |")
-            lines[-1] += " ratio: all | train | evaluate |"
-            lines.append("|---|" + "---:|" * 10)
-            for method, row in measured["methods"].items():
-                cells = [f"{row[who][name]:.1f}" for who in ("naive", "lethe") for name in row[who]]
-                cells += [str(row["trials"]), *(f"{value:.1f}" for value in row["ratio"].values())]
-                lines.append(f"| {method} | {' | '.join(cells)} |")
-            lines.append(f"| all four {'| ' * 7}| {' | '.join(f'{value:.1f}' for value in measured['all'].values())} |")
+        lines += [
+            "",
+            f"## {convention}",
+            "",
+            "| trial | naive: all | train | evaluate | Lethe: all | train | evaluate |",
+        ]
+        lines[-1] += " ratio: all | train | evaluate |"
+        lines.append("|---|" + "---:|" * 9)
+        for method, row in found["per_trial"].items():
+            numbers = [f"{row[who][name]:.1f}" for who in ("naive", "lethe", "ratio") for name in row[who]]
+            lines.append(f"| {method} | {' | '.join(numbers)} |")
+        ratios = found["four trials, ratio"]
+        lines.append(f"| all four | | | | | | | {' | '.join(f'{value:.1f}' for value in ratios.values())} |")
         cold, peak = found["cold start"], found["peak GiB"]
         shares = ", ".join(f"{name} {share:.0%}" for name, share in found["naive, share of phases"].items())
         worst = ", ".join(f"{name} {value:.4f}" for name, value in found["largest difference of a metric"].items())
@@ -307,7 +255,7 @@ def page(facts: dict[str, Any], conventions: dict[str, dict[str, Any]]) -> str:
             "",
             f"From a cold start: {cold['naive']:.0f} s and {cold['lethe']:.0f} s, ratio {cold['ratio']:.1f}.",
             f"Between two trials, outside their own work: {found['between two trials, median']:.2f} s.",
-            "Peak memory of all processes: " + ", ".join(f"{way} {gib:.1f} GiB" for way, gib in peak.items()) + ".",
+            f"Peak memory of all processes: {peak['naive']:.1f} GiB and {peak['lethe']:.1f} GiB.",
             f"The naive loop spends: {shares}.",
             "",
             f"Largest difference of any metric between the two programs: {worst}."
@@ -345,10 +293,8 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="run-", dir=storage))
     found = {}
     for convention in arguments.conventions:
-        here = (folder, convention, judge, encoder)
-        sweeps = [lethe_run(*here, number) for number in range(arguments.repeats)]
-        beside = [lethe_run(*here, number, side_by_side=True) for number in range(math.ceil(arguments.repeats / 2))]
-        found[convention] = summary(naive_run(*here), sweeps, beside)
+        sweeps = [lethe_run(folder, convention, judge, encoder, number) for number in range(arguments.repeats)]
+        found[convention] = summary(naive_run(folder, convention, judge, encoder), sweeps)
     command = f"python -m benchmarks.versus_scripts --repeats {arguments.repeats}"
     facts = circumstances(PACKAGES, command) | {"cores": os.cpu_count(), "repeats": arguments.repeats}
     text = page(facts, found)
