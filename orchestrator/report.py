@@ -42,17 +42,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logs = [load_sweep(storage.local, keeps_steps=False) for storage in storages]
         summaries = [summarize(log) for log in logs]
         summary = overlay(_named(storages, summaries)) if len(summaries) > 1 else summaries[0]
+        path = _write(summary, options.out or storages[0].local / "report.html")
     except (JournalError, OSError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    path = options.out or storages[0].local / "report.html"
-    try:
-        write_report(summary, path)
-    except OSError as error:
-        sys.stderr.write(f"error: --out: {path} cannot be written ({error.strerror}); name another FILE\n")
-        return 2
     sys.stdout.write(f"{path}\n")
     return 0
+
+
+def _write(summary: SweepSummary, path: Path) -> Path:
+    """ValueError: the page cannot be written there."""
+    try:
+        return write_report(summary, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"--out: {path} cannot be written ({reason}); name another FILE") from error
 
 
 def _named(storages: Sequence[Storage], summaries: Sequence[SweepSummary]) -> dict[str, SweepSummary]:

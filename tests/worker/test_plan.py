@@ -130,6 +130,15 @@ def test_masked_plans_depend_on_the_seed_and_on_nothing_else():
     assert plan_steps(sizes(), "masked", seed=2) != plan
 
 
+@pytest.mark.parametrize("convention", ["masked", "paper_code"])
+def test_of_a_retain_set_that_is_smaller_than_the_forget_set_rows_are_drawn_again(convention):
+    plan = plan_steps(sizes(forget=40, retain=7, batch_size=8), convention, seed=1)
+    for epoch in epochs_of(plan, 40):
+        assert sorted(draw.forget for draw in epoch) == list(range(40))
+        assert {draw.retain for draw in epoch} <= set(range(7))
+    assert {draw.retain for step in plan for draw in step.draws} == set(range(7))
+
+
 def test_without_retain_rows_or_refusals_nothing_is_drawn_from_them():
     plan = plan_steps(sizes(retain=0, refusals=0), "masked", seed=1)
     assert {(draw.retain, draw.refusal) for step in plan for draw in step.draws} == {(0, 0)}
