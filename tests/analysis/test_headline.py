@@ -81,6 +81,17 @@ def test_the_leader_is_not_recommended_where_each_of_its_trials_is_surpassed(tmp
     assert "None of" not in finding_of(sweep_of(tmp_path / "without", trials[:2]))
 
 
+def test_an_answer_whose_weights_are_gone_says_so(tmp_path):
+    places, kept = {"A": (0.7, 0.7), "B": (0.5, 0.5)}, ("A", "B")
+    for name in (None, *kept):
+        records = [header(cells=tuple(cell(method, "f") for method in places))]
+        for method, place in places.items():
+            start = started(method, "f", 0)
+            records += [start, finished(start.key, place, checkpoint="w" if method == name else None)]
+        _, knee, *_ = sentences(headline(summarize(load_sweep(write_records(tmp_path / str(name), records)))))
+        assert "A's trial 0, reaches" in knee and knee.endswith("; its weights were not kept") == (name == "B")
+
+
 def test_each_forget_set_has_its_clause(tmp_path):
     places = {"f": {"A": (0.5, 0.5)}, "g": {"A": (0.5, 0.5), "B": (0.5, 0.5)}, "h": {"A": (0, 0.5), "B": (0.5, 0)},
               "i": {"B": (0.3, 0.3)}, "j": {"A": (0.5, 0.5), "B": (0.4, 0.4)}}  # fmt: skip

@@ -31,6 +31,13 @@ def test_a_row_for_each_trial_whatever_became_of_it(log):
     assert table["owners"][table["rows"].index(failed)] == ["IDK+AP", "forget01", 3, 0]
 
 
+def test_a_row_has_the_seed_that_its_trial_was_given(tmp_path):
+    start = started("A", "f", 0).model_copy(update={"config": {"seed": 11}})
+    records = [header(cells=(cell("A", "f"),)), start, finished(start.key, (0.5, 0.5))]
+    table = trial_table(summarize(load_sweep(write_records(tmp_path, records))))
+    assert table["rows"][0][[column["name"] for column in table["columns"]].index("seed")] == 11
+
+
 def test_what_json_has_no_number_for_is_text(tmp_path):
     start = started("A", "f", 0)
     records = [header(cells=(cell("A", "f"),)), start, finished(start.key, (math.nan, -math.inf))]
