@@ -29,9 +29,11 @@ def conclude(storage: Storage, tracking_uri: str, log: SweepLog, pump: Pump[Any]
     console.print(render_summary(summary))
     if report is not None:
         console.print(f"\nreport   {report}")
-    if (key := next((names["pareto-knee"] for names in winning_keys(summary).values() if names), None)) is not None:
-        place = shlex.quote(join(str(storage), f"trials/{key}"))
-        console.print(f"export   {sys.executable} -m orchestrator.export {place} DEST")
+    for forget_set, names in winning_keys(summary).items():
+        if names:
+            place = shlex.quote(join(str(storage), f"trials/{names['pareto-knee']}"))
+            how = f"{sys.executable} -m orchestrator.export {place} DEST"
+            console.print(f"export   {how}  # the knee of all methods on {forget_set}")
     left = pump.close(_CLOSE_SECONDS)
     if left or not found:
         missing = f"{left} records" if left else "report, charts and winners"
