@@ -32,8 +32,8 @@ def conclude(storage: Storage, tracking_uri: str, log: SweepLog, pump: Pump[Any]
     for forget_set, names in winning_keys(summary).items():
         if names:
             place = shlex.quote(join(str(storage), f"trials/{names['pareto-knee']}"))
-            how = f"{sys.executable} -m orchestrator.export {place} DEST"
-            console.print(f"export   {how}  # the knee of all methods on {forget_set}")
+            console.print(f"export   {sys.executable} -m orchestrator.export {place} DEST")
+            console.print(f"         the knee of all methods on {forget_set}")
     left = pump.close(_CLOSE_SECONDS)
     if left or not found:
         missing = f"{left} records" if left else "report, charts and winners"

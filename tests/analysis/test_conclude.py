@@ -45,7 +45,7 @@ def test_a_view_that_is_not_whole_is_not_offered(refused, error, tmp_path):
         assert "#/page" in said and "models:/tofu-small-forget01@pareto-knee" in said
         assert "not there yet" not in said
     for name, names in winning_keys(summarize(load_sweep(folder))).items():  # what is registered under that name, too
-        assert f"trials/{names['pareto-knee']} DEST  # the knee of all methods on {name}" in said
+        assert f"trials/{names['pareto-knee']} DEST\n         the knee of all methods on {name}\n" in said
 
 
 def test_a_disk_without_room_for_the_report_costs_the_report_alone(tmp_path, monkeypatch):

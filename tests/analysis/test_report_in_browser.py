@@ -265,7 +265,8 @@ def test_names_of_baselines_are_not_cut_on_a_phone(browser, log, tmp_path):
 def test_figures_are_drawn_anew_for_another_width(browser, log, tmp_path):
     show(browser, log, tmp_path)
     looks = """return [...document.querySelectorAll(arguments[0])].map((plot) => {
-      const [box, drawn] = [plot, plot.querySelector("svg.main-svg")].map((part) => part.getBoundingClientRect());
+      const [box, drawn] = [plot, plot.querySelector("svg.main-svg")].map((part) => part?.getBoundingClientRect());
+      if (!drawn) return [false];  // it is just being drawn anew
       const caption = plot.nextElementSibling?.getBoundingClientRect().top ?? Infinity;
       const covered = Math.max(0, drawn.bottom - caption);
       return [Math.abs(drawn.width - box.width) < 1, drawn.height, box.height, covered, plot.layout.dragmode];
