@@ -67,7 +67,7 @@ def test_the_limit_of_all_workers_holds_and_higher_priority_comes_first(tmp_path
 
 def test_pods_of_several_hosts_and_thousandths_of_a_cpu(tmp_path):
     (tmp_path / "a.yaml").write_text(POD)
-    assert offered(tmp_path / "a.yaml") == [(0, 0), *[(7.5, 2)] * 4]
+    assert offered(tmp_path / "a.yaml") == [(0, 0), *[(8, 2)] * 4]
 
 
 @pytest.mark.parametrize(

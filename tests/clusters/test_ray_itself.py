@@ -22,6 +22,7 @@ from ray.core.generated.instance_manager_pb2 import Instance, InstanceUpdateEven
 from ray.dashboard.modules.job.cli import submit
 from ray.scripts.scripts import start
 
+from orchestrator.load_config import ConfigError
 from orchestrator.tuning.clusters.files import nodes_at_maximum, read_cluster_file
 from tests.clusters.conftest import CLOUDS, CLUSTERS, LAUNCHER
 
@@ -125,6 +126,33 @@ def test_ray_reads_the_same_nodes_from_pods_as_a_dry_run(name):
         expected += [(offered["CPU"], offered["GPU"], {"A100"})] * types[group]["max_workers"]
     assert [(node.cpus, node.gpus, node.accelerators) for node in nodes_at_maximum(file)] == expected
     assert types["worker-spot"]["priority"] > types["worker-on-demand"]["priority"]
+
+
+A100 = "accelerator_type:A100"
+
+
+@pytest.mark.parametrize("requests", [{}, {"cpu": "7500m", "nvidia.com/gpu": 1}])
+@pytest.mark.parametrize("limits", [{}, {"cpu": "5500m", "nvidia.com/gpu": 2}])
+@pytest.mark.parametrize("started", [{}, {"num-cpus": "3", "num-gpus": "3", "resources": f'"{{\\"{A100}\\": 1}}"'}])
+@pytest.mark.parametrize("own", [{}, {"CPU": "2500m", "GPU": "4"}, {"CPU": "2", "accelerator_type:H100": "1"}])
+def test_ray_finds_what_a_group_has_in_the_same_place_as_a_dry_run(own, started, limits, requests, tmp_path):
+    container = {"resources": {"limits": limits, "requests": requests}}
+    group = {
+        "groupName": "workers", "replicas": 0, "minReplicas": 0, "maxReplicas": 1, "resources": own,
+        "rayStartParams": started, "template": {"spec": {"containers": [container]}},
+    }  # fmt: skip
+    head = {"rayStartParams": {"num-cpus": "0"}, "template": {"spec": {"containers": [{}]}}}
+    spec = {"headGroupSpec": head, "workerGroupSpecs": [group]}
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump({"kind": "RayCluster", "spec": spec}))
+    try:
+        theirs = _generate_available_node_types_from_ray_cr_spec(spec)["workers"]["resources"]
+    except ValueError:  # no CPUs anywhere
+        with pytest.raises(ConfigError, match="limits.cpu is missing; write how many"):
+            nodes_at_maximum(read_cluster_file(tmp_path / "cluster.yaml"))
+        return
+    _, node = nodes_at_maximum(read_cluster_file(tmp_path / "cluster.yaml"))
+    named = {name.removeprefix("accelerator_type:") for name in theirs if name.startswith("accelerator_type:")}
+    assert (node.cpus, node.gpus, node.accelerators) == (theirs["CPU"], theirs.get("GPU", 0), named)
 
 
 def launches(name, monitor, number=3, accelerator=None):

@@ -141,14 +141,30 @@ def _kuberay_nodes(file: ClusterFile) -> list[Node]:
 
 
 def _pod(file: ClusterFile, group: Mapping[str, Any], key: str) -> Node:
-    """As Ray's autoscaler reads it: `rayStartParams` first, then the limits of the first container."""
-    started = group.get("rayStartParams") or {}
+    """As KubeRay and Ray's autoscaler read it: whole CPUs and GPUs, the group's own `resources` before all else."""
+    own, started = group.get("resources") or {}, group.get("rayStartParams") or {}
+    container = f"{key}.template.spec.containers[0].resources"
     try:
-        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        asked = group["template"]["spec"]["containers"][0]["resources"]
     except (KeyError, IndexError, TypeError):
-        limits = {}
-    cpus, gpus = started.get("num-cpus", limits.get("cpu")), started.get("num-gpus", limits.get(_GPUS, 0))
-    where = f"{key}.template.spec.containers[0].resources.limits"
+        asked = {}
+
+    def amount(resource: str, option: str, name: str) -> float:
+        places = {
+            f"{key}.resources.{resource}": own.get(resource),
+            f"{key}.rayStartParams.{option}": started.get(option),
+            f"{container}.limits.{name}": (asked.get("limits") or {}).get(name),
+            f"{container}.requests.{name}": (asked.get("requests") or {}).get(name),
+        }
+        given = [(where, value) for where, value in places.items() if value is not None]
+        where, value = given[0] if given else (f"{container}.limits.{name}", 0 if resource == "GPU" else None)
+        return math.ceil(_number(file, value, where))
+
+    cpus, gpus = amount("CPU", "num-cpus", "cpu"), amount("GPU", "num-gpus", _GPUS)
+    return Node(cpus, gpus, _accelerators(own or _started_resources(file, started, key)))
+
+
+def _started_resources(file: ClusterFile, started: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     try:  # a JSON text in quotes, as `ray start --resources` gets it from a shell
         offered = json.loads(json.loads(started.get("resources", '"{}"')))
     except (ValueError, TypeError):
@@ -156,7 +172,7 @@ def _pod(file: ClusterFile, group: Mapping[str, Any], key: str) -> Node:
     if not isinstance(offered, Mapping):
         remedy = r"""write it as '"{\"accelerator_type:A100\": 1}"'"""
         raise _error(file, f"{key}.rayStartParams.resources", started["resources"], remedy)
-    return Node(_number(file, cpus, f"{where}.cpu"), _number(file, gpus, f"{where}.{_GPUS}"), _accelerators(offered))
+    return offered
 
 
 def _slurm_nodes(file: ClusterFile) -> list[Node]:

@@ -52,10 +52,12 @@ def token_everywhere(file: ClusterFile) -> Iterator[str]:
 
 def head_gives_nothing(file: ClusterFile) -> Iterator[str]:
     """Training on the head would take the memory that the trainables need."""
-    started = _head(file).get("rayStartParams") or {}
-    for name in ("num-cpus", "num-gpus"):
+    started, own = _head(file).get("rayStartParams") or {}, _head(file).get("resources") or {}
+    for name, resource in (("num-cpus", "CPU"), ("num-gpus", "GPU")):
         if str(started.get(name)) != "0":
             yield f"headGroupSpec.rayStartParams.{name} is {started.get(name)!r}; write '0': no worker lands there"
+        if str(own.get(resource, 0)) != "0":
+            yield f"headGroupSpec.resources.{resource} is {own[resource]!r}; write '0': no worker lands there"
 
 
 def _head_limit(file: ClusterFile) -> str:
@@ -125,7 +127,7 @@ def _placeless(group: dict[str, Any]) -> dict[str, Any]:
     spec = copy.deepcopy(group.get("template", {}).get("spec", {}))
     for key in ("nodeSelector", "tolerations", "affinity"):
         spec.pop(key, None)
-    return {"spec": spec, "started": group.get("rayStartParams")}
+    return {"spec": spec, "started": group.get("rayStartParams"), "resources": group.get("resources")}
 
 
 def gpu_nodes(file: ClusterFile) -> Iterator[str]:
@@ -135,7 +137,7 @@ def gpu_nodes(file: ClusterFile) -> Iterator[str]:
         limits = (spec.get("containers") or [{}])[0].get("resources", {}).get("limits", {})
         if not int(limits.get("nvidia.com/gpu") or 0):
             yield f"{name}: no nvidia.com/gpu in the limits of its container; workers would have no GPU"
-        if ACCELERATOR not in str((group.get("rayStartParams") or {}).get("resources")):
+        if ACCELERATOR not in str(group.get("resources") or (group.get("rayStartParams") or {}).get("resources")):
             yield f"{name}: rayStartParams.resources names no {ACCELERATOR}, so resources.accelerator_type finds none"
         if not spec.get("nodeSelector"):
             yield f"{name}: nodeSelector is missing; a pod may land on GPUs of another kind"
