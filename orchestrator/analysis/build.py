@@ -183,6 +183,7 @@ def _facts(summary: SweepSummary) -> list[tuple[str, str]]:
         ("Convention", str(convention) if convention else "not recorded"),
         ("Scenario", _described(config.get("scenario"))),
         ("Model", _described(config.get("model"))),
+        ("Weights", "; ".join(_weights(summary))),
         ("Data", "; ".join(_rows(group) for group in summary.forget_sets if group.data is not None)),
         ("Objectives", "; ".join(objectives)),
         ("Budget", budget),
@@ -204,6 +205,20 @@ def _rows(group: ForgetSetSummary) -> str:
     parts |= {f"questions {name}": rows for name, rows in group.data.questions.items()}
     said = [f"{name} {rows.num_rows} ({rows.sha256[:12]})" for name, rows in parts.items()]
     return f"{group.name} of {group.data.source}: {', '.join(said)}"
+
+
+def _weights(summary: SweepSummary) -> list[str]:
+    """The beginnings of the digests of the models that trials start from, and are measured by."""
+    digests: dict[str, dict[str, dict[str, None]]] = {}
+    for trial in (trial for group in summary.forget_sets for trial in (*group.baselines, *group.confirmations)):
+        if trial.weights_sha256:
+            sets = digests.setdefault(trial.method, {}).setdefault(trial.weights_sha256[:12], {})
+            sets[trial.forget_set] = None
+    return [
+        f"{words.words(method)} of {', '.join(sets)} ({digest})"
+        for method, found in digests.items()
+        for digest, sets in found.items()
+    ]
 
 
 def _described(value: Any) -> str:

@@ -95,6 +95,12 @@ def _check_baselines(sweeps: Mapping[str, SweepSummary]) -> None:
     for name, sweep in sweeps.items():
         for trial in (trial for group in sweep.forget_sets for trial in group.baselines if trial.is_placed):
             first, one = known.setdefault((trial.method, trial.forget_set), (name, trial))
+            before, now = one.weights_sha256, trial.weights_sha256
+            if before and now and before != now:
+                raise OverlayError(
+                    f"{first} and {name} cannot be compared: {one.key} has weights with SHA-256 {before[:12]} in "
+                    f"{first}, but {now[:12]} in {name}; report them one by one"
+                )
             scores = zip(sweep.objectives, one.objectives or (), trial.objectives or (), strict=True)
             for objective, a, b in scores:
                 if objective.metric != "forget_quality_log10" and abs(a - b) > SAME_SCORE:

@@ -34,7 +34,7 @@ class TrialSummary:
     time from start to end where a trial ended before it recorded any, and None while it is unfinished. `gpu_seconds`:
     what its workers held until its end, 0 without GPUs. `tasks` are
     those of a chain that were finished, however the trial ended; empty where there is a single task. `confirms` names
-    the trial or baseline that it repeats on held-out questions.
+    the trial or baseline that it repeats on held-out questions. `weights_sha256`: of a baseline, the weights scored.
     """
 
     key: str
@@ -53,6 +53,7 @@ class TrialSummary:
     tasks: tuple[TaskFinished, ...]
     confirms: str | None = None
     seed: int | None = None
+    weights_sha256: str | None = None
 
     @property
     def is_searched(self) -> bool:
@@ -281,6 +282,7 @@ def _trial(log: TrialLog, objectives: Sequence[ObjectiveRecord]) -> TrialSummary
         tasks=tuple(log.tasks),
         confirms=started.confirms,
         seed=started.config.get("seed"),
+        weights_sha256=finished.weights_sha256 if finished else None,
     )
 
 

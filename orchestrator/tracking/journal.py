@@ -212,7 +212,8 @@ class TrialFinished(_Record):
     absent for FAILED. `retry`: the reason for FAILED lies outside of the trial, which a resumed sweep tries again.
     `gpu_seconds`: held from when workers first had it until now; None where nobody measured it.
     `notes` say what went wrong without changing the result. `scores_path` is a JSON-lines file of per-example scores,
-    `checkpoint` a folder of weights; both are relative to the sweep's folder.
+    `checkpoint` a folder of weights; both are relative to the sweep's folder. `weights_sha256`: of a baseline, the
+    weights that were scored.
     """
 
     kind: Literal["trial_finished"] = "trial_finished"
@@ -226,6 +227,7 @@ class TrialFinished(_Record):
     gpu_seconds: float | None = None
     scores_path: str | None = None
     scores_sha256: str | None = None
+    weights_sha256: str | None = None
     checkpoint: str | None = None
     judges: dict[str, str] = {}
     examples: tuple[ExampleAnswer, ...] = ()

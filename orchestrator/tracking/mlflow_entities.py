@@ -120,6 +120,8 @@ def final_tags(finished: TrialFinished) -> dict[str, str]:
     tags |= {f"lethe.judge.{name}": judge for name, judge in finished.judges.items()}
     if finished.error:
         tags["lethe.error"] = redact_uri(finished.error)[: page.MAX_TAG_CHARS]
+    if finished.weights_sha256:
+        tags["lethe.weights_sha256"] = finished.weights_sha256
     if finished.checkpoint:
         tags["lethe.checkpoint"] = finished.checkpoint
     if finished.examples:

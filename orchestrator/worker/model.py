@@ -5,6 +5,7 @@ model, and can stand wherever a model folder can.
 """
 
 import errno
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -117,6 +118,15 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
         if type(error) is not Exception:
             raise
         raise OSError(errno.EIO, str(error)) from error
+
+
+def weights_digest(model: Any) -> str:
+    """SHA-256 of names, shapes and values of all weights as they were loaded, whichever files they came from."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def add_adapters(model: Any, lora: LoraConfig) -> Any:

@@ -45,7 +45,7 @@ from orchestrator.worker.evaluation import (
     write_scores,
 )
 from orchestrator.worker.job import TrialJob
-from orchestrator.worker.model import load_model, save_model
+from orchestrator.worker.model import load_model, save_model, weights_digest
 from orchestrator.worker.parts import Clock, WorkerParts
 from orchestrator.worker.reference import ReferenceAnswers
 from orchestrator.worker.resume import TrainingPoints
@@ -82,7 +82,7 @@ def run_trial(
         result = TrialFinished(key=job.key, state=TrialState.COMPLETE)
         if dist.get_rank() == 0:
             with clock.phase("save"):
-                result = _record(job, chain, metrics)
+                result = _record(job, chain, metrics, model)
                 if _keeps_weights(job, result):
                     name = f"{job.folder}/{WEIGHTS_FOLDER}"
                     job.storage.put(name, partial(save_model, model, parts.tokenizer(job.config.model)))
@@ -341,7 +341,7 @@ class _Chain:
         self._tell(record)
 
 
-def _record(job: TrialJob, chain: _Chain, metrics: dict[str, float]) -> TrialFinished:
+def _record(job: TrialJob, chain: _Chain, metrics: dict[str, float], model: Any) -> TrialFinished:
     name = f"{job.folder}/{SCORES_FILE}"
     return TrialFinished(
         key=job.key,
@@ -350,6 +350,7 @@ def _record(job: TrialJob, chain: _Chain, metrics: dict[str, float]) -> TrialFin
         objectives=tuple(metrics[objective.metric] for objective in job.objectives) if job.config.method else None,
         scores_path=name,
         scores_sha256=_keep_scores(job, chain.scores, name),
+        weights_sha256=weights_digest(model) if job.config.method is None else None,
         judges=chain.parts.judges(job.config.evaluation).names,
         examples=example_answers(chain.scores),
         notes=tuple(chain.notes),

@@ -112,6 +112,24 @@ def test_other_weights_under_the_same_name_are_refused(two, tmp_path):
         overlay({"one": two["one"], "two": other})
 
 
+def test_weights_with_another_digest_are_refused_though_they_score_alike(two, tmp_path):
+    def scored(name, digest):
+        records = read_records(write_sweep(tmp_path / f"{name} made") / "journal")
+        changed = [
+            record.model_copy(update={"weights_sha256": digest})
+            if record.kind == "trial_finished" and record.key == "before/forget01"
+            else record
+            for record in records
+        ]
+        return summarize(load_sweep(write_records(tmp_path / name, changed)))
+
+    one, other = scored("one", "a" * 64), scored("two", "b" * 64)
+    said = f"before/forget01 has weights with SHA-256 {'a' * 12} in one, but {'b' * 12} in two; report them one by one"
+    with pytest.raises(OverlayError, match=said):
+        overlay({"one": one, "two": other})
+    overlay({"one": one, "same": scored("same", "a" * 64), "old": two["two"]})  # old ones recorded none
+
+
 def test_confirmed_hypervolumes_are_the_same_side_by_side(tmp_path):
     alone = confirmed_summary(tmp_path / "alone", confirmed())
     other = confirmed_summary(tmp_path / "other", confirmed())

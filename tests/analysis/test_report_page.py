@@ -69,11 +69,19 @@ def test_provenance_names_every_sitting_and_the_rows(tmp_path):
     later = first.model_copy(
         update={"versions": first.versions | {"torch": "2.14.0"}, "command": "resume", "resumed": True}
     )
+    digests = {"before/forget01": "a" * 64, "before/forget05": "a" * 64, "retain_model/forget05": "b" * 64}
+    rest = [
+        record.model_copy(update={"weights_sha256": digests.get(record.key)})
+        if record.kind == "trial_finished"
+        else record
+        for record in rest
+    ]
     page = page_of(load_sweep(write_records(tmp_path / "twice", [first, *rest, later])), tmp_path)
     text = Page(page).text
     assert "torch 2.13.0, then 2.14.0" in text and "ray 2.60.1" in text and first.command in text
     rows = first.data["forget05"]
     assert f"forget05 of {rows.source}: forget {rows.forget.num_rows} ({rows.forget.sha256[:12]})" in text
+    assert f"before of forget01, forget05 ({'a' * 12}); retain model of forget05 ({'b' * 12})" in text
 
 
 def test_page_says_what_settings_do(tmp_path):

@@ -126,7 +126,7 @@ def test_a_record_with_example_answers_is_written_as_it_was_read_and_their_quest
     text = (
         '{"time":1.5,"kind":"trial_finished","key":"GA/f/t000","state":"COMPLETE","metrics":{"forget/rouge":"NaN"},'
         '"objectives":[0.25,0.5],"error":null,"retry":false,"seconds":{"train":2.0},"gpu_seconds":null,"scores_path":null,'
-        f'"scores_sha256":null,"checkpoint":null,"judges":{{}},"examples":[{example},{example}],"notes":["n"]}}'
+        f'"scores_sha256":null,"weights_sha256":null,"checkpoint":null,"judges":{{}},"examples":[{example},{example}],"notes":["n"]}}'
     )
     record = parse_record(text)
     assert record.model_dump_json() == text

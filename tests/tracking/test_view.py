@@ -293,12 +293,19 @@ def test_many_values_travel_in_several_requests(uri, sweep):
     wide = started.model_copy(update={"config": {f"value{i}": i for i in range(250)}})
     steps = StepsReported(time=started.time + 1, key=KEY, steps=tuple(_step(i, 1 / (i + 1)) for i in range(1500)))
     judges = {f"judge{i}": "x" for i in range(200)}
-    end = TrialFinished(time=started.time + 2, key=KEY, state="COMPLETE", objectives=(0.5, 0.25), judges=judges)
+    end = TrialFinished(
+        time=started.time + 2,
+        key=KEY,
+        state="COMPLETE",
+        objectives=(0.5, 0.25),
+        judges=judges,
+        weights_sha256="ab" * 32,
+    )
     MlflowView(uri, sweep_dir).apply([records[0], wide, steps, end])
     run = _runs(uri)[KEY]
     assert len(run["points"]["train/loss"]) == len(run["points"]["train/learning_rate"]) == 1500
     assert run["params"]["value249"] == "249"
-    assert run["tags"]["lethe.judge.judge199"] == "x"
+    assert run["tags"]["lethe.judge.judge199"] == "x" and run["tags"]["lethe.weights_sha256"] == "ab" * 32
     assert run["points"]["forget_efficacy"] == [(0, int(end.time * 1000), "0.25")]
 
 

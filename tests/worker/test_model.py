@@ -22,6 +22,7 @@ from orchestrator.worker.model import (
     has_adapters,
     load_model,
     save_model,
+    weights_digest,
 )
 from orchestrator.worker.template import load_tokenizer
 
@@ -76,6 +77,26 @@ def test_a_saved_model_is_loaded_as_it_was(tmp_path):
     encoder = replace(toy_encoder(), tokenizer=tokenizer)
     assert encoder.generation_ids(question) == toy_encoder().generation_ids(question)
     assert generate(loaded.eval(), encoder, [question], batch_size=1) == before
+
+
+def test_the_digest_of_weights_depends_on_their_values_and_not_on_their_files(tmp_path):
+    model = toy_model()
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "parts", max_shard_size="20KB")
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
+    whole, parts = (load_model(ModelConfig(target=str(tmp_path / name)), CPU) for name in ("whole", "parts"))
+    found = weights_digest(whole)
+    assert len(found) == 64 and weights_digest(parts) == found
+    for parameter in (next(parts.parameters()), list(parts.parameters())[-1]):
+        with torch.no_grad():
+            kept = parameter.view(-1)[-1].clone()
+            parameter.view(-1)[-1] = torch.nextafter(kept, kept + 1)
+        assert weights_digest(parts) != found
+        with torch.no_grad():
+            parameter.view(-1)[-1] = kept
+    assert weights_digest(parts) == found
+    half = load_model(ModelConfig(target=str(tmp_path / "whole"), dtype="bfloat16"), CPU)
+    assert len(weights_digest(half)) == 64 and weights_digest(half) != found
 
 
 def test_gathered_weights_make_the_model_that_was_loaded(tmp_path):

@@ -343,6 +343,8 @@ def test_a_baseline_is_scored_once_for_all_tasks(runs):
     assert tasks[2].metrics["task1/forget_efficacy"] == tasks[0].metrics["forget_efficacy"]
     assert result.metrics["relapse"] == 0
     assert result.objectives is None and result.checkpoint is None
+    assert len(result.weights_sha256) == 64 and runs["baseline of two"][1].weights_sha256 == result.weights_sha256
+    assert runs["whole"][1].weights_sha256 is None  # whose weights are its result
 
 
 def test_a_loss_that_is_not_finite_ends_the_chain_in_its_task(runs):
