@@ -73,16 +73,21 @@ def settings(models, storage, *more):
 
 
 def environment(**more):
-    """The environment of a command: no cluster of another test is found, nothing asks a hub."""
+    """The environment of a command: nothing of Ray's is inherited, nothing asks a hub."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     return {**kept, "HF_HUB_OFFLINE": "1", "COLUMNS": "120", **more}
 
 
+def _alone(more):
+    """Another Ray that runs on the machine would be joined."""
+    return environment(**{"RAY_ADDRESS": "local", **more})
+
+
 def run(arguments, **more):
-    """Run `python -m orchestrator.sweep` to its end."""
+    """Run `python -m orchestrator.sweep` to its end, on a cluster of its own but where RAY_ADDRESS names another."""
     command = [sys.executable, "-m", "orchestrator.sweep", *arguments]
     return subprocess.run(
-        command, cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=400, check=False
+        command, cwd=ROOT, env=_alone(more), capture_output=True, text=True, timeout=400, check=False
     )
 
 
@@ -92,7 +97,7 @@ def start(arguments, **more):
     sweep = subprocess.Popen(
         [sys.executable, "-m", "orchestrator.sweep", *arguments],
         cwd=ROOT,
-        env=environment(**more),
+        env=_alone(more),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
