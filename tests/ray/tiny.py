@@ -86,9 +86,7 @@ def _alone(more):
 def run(arguments, **more):
     """Run `python -m orchestrator.sweep` to its end, on a cluster of its own but where RAY_ADDRESS names another."""
     command = [sys.executable, "-m", "orchestrator.sweep", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=_alone(more), capture_output=True, text=True, timeout=400, check=False
-    )
+    return subprocess.run(command, cwd=ROOT, env=_alone(more), capture_output=True, text=True, timeout=400, check=False)
 
 
 def start(arguments, **more):
