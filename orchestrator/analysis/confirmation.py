@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from scipy.stats import t as student
@@ -62,15 +63,19 @@ def confirmation_table(sweep: SweepSummary, group: ForgetSetSummary) -> Confirma
         return None
     seeds, finalists = num_seeds(sweep.config), list[Confirmed]()
     for cell in group.ranking:
-        rows = [_confirmed(trial, group, seeds) for trial in _finalists(sweep, cell)]
+        rows = [_confirmed(trial, group, seeds) for trial in _finalists(sweep, group, cell)]
         finalists += _with_fronts([row for row in rows if row.num_planned], sweep.directions)
     baselines = [_confirmed(trial, group, 1) for trial in group.baselines if trial.is_placed]
     return ConfirmationTable(tuple(finalists), tuple(baselines))
 
 
-def _finalists(sweep: SweepSummary, cell: CellSummary) -> list[TrialSummary]:
-    values = [trial.objectives or () for trial in cell.front]
-    return [cell.front[index] for index in chosen(values, sweep.directions, most_finalists(sweep.config))]
+def _finalists(sweep: SweepSummary, group: ForgetSetSummary, cell: CellSummary) -> list[TrialSummary]:
+    """Those on the front that were run again, and those that are to be while the sweep has not ended."""
+    values, most = [trial.objectives or () for trial in cell.front], most_finalists(sweep.config)
+    wanted = {run.confirms for run in group.confirmations}
+    if sweep.state != "done":
+        wanted |= {cell.front[index].key for index in chosen(values, sweep.directions, most, group.measure.spans)}
+    return [trial for trial in cell.front if trial.key in wanted]
 
 
 def confirmed(sweep: SweepSummary, key: str) -> Confirmed | None:
@@ -108,6 +113,11 @@ def in_words(sweep: SweepSummary) -> str:
         sentences.append(f"{leave} of {count(len(settled), 'finalist')} {which} method's front.")
     elif settled:
         sentences.append("No finalist leaves its method's front.")
+    if (on_fronts := _num_on_fronts(sweep)) > len(finalists):
+        again = f"{len(finalists)} {'was' if len(finalists) == 1 else 'were'}"
+        sentences.append(
+            f"Of {on_fronts} trials on the methods' fronts {again} run again; what the others are worth is not known."
+        )
     if lost := sum(row.is_lost for row in finalists):
         verb, whose = ("is", "its") if lost == 1 else ("are", "their")
         sentences.append(f"{count(lost, 'finalist')} {verb} not confirmed: none of {whose} runs is complete.")
@@ -127,10 +137,20 @@ def verdict(sweep: SweepSummary) -> str:
         return ""
     if not known:
         return "nothing is confirmed yet"
-    beyond, *_ = _worse(_changes(sweep, tables, known))
+    beyond, *_ = _worse(_changes(sweep, tables))
     found = f"flattered itself in {listed(beyond)}" if beyond else "did not clearly flatter itself"
     so_far = " so far" if any(row.num_ended < row.num_planned for row in finalists) else ""
     return f"by fresh seeds and other questions the search {found}{so_far}"
+
+
+def is_partial(sweep: SweepSummary) -> bool:
+    """Whether trials on the methods' fronts were left out: a method may be worth more than what was run again."""
+    return _num_on_fronts(sweep) > len(_found(sweep)[1])
+
+
+def _num_on_fronts(sweep: SweepSummary) -> int:
+    """On the forget sets where anything was run again."""
+    return sum(len(cell.front) for group in _confirmed_groups(sweep) for cell in group.cells)
 
 
 def _found(sweep: SweepSummary) -> tuple[list[ConfirmationTable], list[Confirmed], list[Confirmed]]:
@@ -196,47 +216,58 @@ class _Change:
 
 
 def _flattered(sweep: SweepSummary, tables: Sequence[ConfirmationTable], known: Sequence[Confirmed]) -> list[str]:
-    changes, before = _changes(sweep, tables, known), _before(tables)
-    who = f"the {count(len(known), 'finalist')}" if len(known) > 1 else "the finalist"
-    on_average = " on average" if len(known) > 1 else ""
-    plain = zip(sweep.objectives, _mean_shifts(known), strict=True) if before else ()
-    said = [f"{words(goal.metric)} is {_in_words(shift, goal.direction)}" for goal, shift in plain]
-    said = said or [_changed(change) for change in changes]
-    first = f"With fresh seeds and on questions that the search never asked, {listed(said)} than it said of {who}"
-    if not before:
-        return [f"{first}{on_average}: {_judged(changes)}."]
-    beyond = listed([_changed(change) for change in changes])
-    return [f"{first}{on_average}.", _compared(sweep, before), f"Beyond that, {beyond}: {_judged(changes)}."]
+    changes, before = _changes(sweep, tables), _before(tables)
+    changed = listed([_changed(change) for change in changes])
+    opening = "With fresh seeds and on questions that the search never asked,"
+    who = f"the {count(len(known), 'finalist')} on average" if len(known) > 1 else "the finalist"
+    several = len(known) > len(_beyond_questions(tables))  # of a cell: the best of them is the one that luck picked
+    if not (before or several):
+        return [f"{opening} {changed} than it said of {who}: {_judged(changes)}."]
+    plain = zip(sweep.objectives, _mean_shifts(known), strict=True)
+    said = listed([f"{words(goal.metric)} is {_in_words(shift, goal.direction)}" for goal, shift in plain])
+    parts = ["beyond that"] * bool(before) + ["of the finalists that the search found best in each"] * several
+    beyond = ", ".join(parts).capitalize()
+    compared = [_compared(sweep, before)] if before else []
+    return [f"{opening} {said} than it said of {who}.", *compared, f"{beyond}, {changed}: {_judged(changes)}."]
 
 
-def _changes(sweep: SweepSummary, tables: Sequence[ConfirmationTable], known: Sequence[Confirmed]) -> list[_Change]:
-    """Over the finalists, or over the runs of a single one, beyond what the other questions do to a model that nobody
-    selected, where there is one: easier questions would hide what luck was in the search.
+def _changes(sweep: SweepSummary, tables: Sequence[ConfirmationTable]) -> list[_Change]:
+    """Over those finalists that were best of their cell in an objective, where luck shows, or over the runs of a single
+    one, beyond what the other questions do to a model that nobody selected, where there is one: easier questions would
+    hide what luck was in the search.
 
     All finalists are asked the same questions and have the same seeds: what these alone do to all of them is not in the
     margins.
     """
-    shifts = _beyond_questions(tables)
+    cells = _beyond_questions(tables)
     changes = []
     for place, goal in enumerate(sweep.objectives):
-        values = [shift[place] for shift in shifts]
+        sign = 1 if goal.direction == "maximize" else -1
+        best = [max(rows, key=partial(_searched, place, sign)) for rows in cells]
+        (row, _), values = best[0], [shift[place] for _, shift in best]
         number, deviation = len(values), statistics.stdev(values) if len(values) > 1 else 0.0
-        if number == 1 and known[0].deviation is not None:
-            number, deviation = known[0].num_complete, known[0].deviation[place]
+        if number == 1 and row.deviation is not None:
+            number, deviation = row.num_complete, row.deviation[place]
         margin = float(student.ppf((1 + LEVEL) / 2, number - 1)) * deviation / math.sqrt(number) if number > 1 else None
         changes.append(_Change(goal, statistics.fmean(values), margin))
     return changes
 
 
-def _beyond_questions(tables: Sequence[ConfirmationTable]) -> list[Row]:
-    """The shift of each finalist, less that of the model before unlearning on the same forget set where all have it."""
-    subtract, shifts = bool(_before(tables)), list[Row]()
+def _searched(place: int, sign: int, found: tuple[Confirmed, Row]) -> float:
+    return sign * found[0].search[place]
+
+
+def _beyond_questions(tables: Sequence[ConfirmationTable]) -> list[list[tuple[Confirmed, Row]]]:
+    """The finalists of each cell and the shift of each, less that of the model before unlearning on the same forget set
+    where all have it. Left out are those without a complete run."""
+    subtract, cells = bool(_before(tables)), dict[tuple[str, str], list[tuple[Confirmed, Row]]]()
     for table in tables:
         (plain,) = [row.shift for row in _before([table])] if subtract and _is_known(table) else [None]
         for row in table.finalists:
             if row.shift is not None:
-                shifts.append(tuple(a - b for a, b in zip(row.shift, plain or (0.0,) * len(row.shift), strict=True)))
-    return shifts
+                beyond = tuple(a - b for a, b in zip(row.shift, plain or (0.0,) * len(row.shift), strict=True))
+                cells.setdefault((row.trial.method, row.trial.forget_set), []).append((row, beyond))
+    return list(cells.values())
 
 
 def _before(tables: Sequence[ConfirmationTable]) -> list[Confirmed]:

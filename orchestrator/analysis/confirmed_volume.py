@@ -12,11 +12,13 @@ from orchestrator.analysis.words import score
 
 @dataclass(frozen=True, slots=True)
 class ConfirmedVolume:
-    """Of one method: the hypervolume of its finalists' runs with each seed, and how many finalists it has."""
+    """Of one method: the hypervolume of its finalists' runs with each seed, how many finalists it has, and how many
+    trials were on its front."""
 
     method: str
     seeds: tuple[float, ...]
     num_finalists: int
+    num_on_front: int
 
     @property
     def mean(self) -> float:
@@ -70,5 +72,5 @@ def confirmed_volumes(sweep: SweepSummary, group: ForgetSetSummary) -> Confirmed
         ended = all(row.num_ended == row.num_planned for row in rows)
         if ended and any(row.mean is not None for row in rows):
             volumes = tuple(measured.box.hypervolume(points) for points in by_seed(group, rows))
-            found.append(ConfirmedVolume(cell.method, volumes, len(rows)))
+            found.append(ConfirmedVolume(cell.method, volumes, len(rows), len(cell.front)))
     return ConfirmedVolumes(measured, tuple(sorted(found, key=lambda one: -one.mean))) if found else None

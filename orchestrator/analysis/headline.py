@@ -1,6 +1,6 @@
 """What a sweep found: in three sentences for all of it, and in one paragraph for each forget set."""
 
-from orchestrator.analysis.confirmation import verdict
+from orchestrator.analysis.confirmation import is_partial, verdict
 from orchestrator.analysis.confirmed_volume import confirmed_volumes
 from orchestrator.analysis.resampling import Interval
 from orchestrator.analysis.summary import CellSummary, ForgetSetSummary, SweepSummary, TrialSummary
@@ -165,7 +165,7 @@ def _cautions(summary: SweepSummary) -> str:
     if confirmed := verdict(summary):
         cautions.append(confirmed)
     if instead := _overturned(summary):
-        cautions.append(f"confirmed, {listed(instead)}")
+        cautions.append(f"confirmed{' in part' if is_partial(summary) else ''}, {listed(instead)}")
     return "; ".join(cautions)
 
 

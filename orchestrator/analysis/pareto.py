@@ -98,12 +98,13 @@ class UnitBox:
         return hypervolume(self.scale(values), np.zeros(len(self.zero)), ["maximize"] * len(self.zero))
 
 
-def knee(values: ArrayLike, directions: Sequence[Direction]) -> int:
-    """Index of the row that compromises best: the nearest to the ideal point, with each objective scaled to the front.
+def knee(values: ArrayLike, directions: Sequence[Direction], spans: Sequence[float] | None = None) -> int:
+    """Index of the row that compromises best: the nearest to the ideal point, each objective divided by its span.
 
-    The ideal point holds the best value of each objective on the front, the scale is the front's range (an objective
-    on which the front does not differ has no say), the distance is Euclidean. Rows at the same distance, as are the
-    two of a front of two in two objectives, are told apart by the objectives in their order, then by the index.
+    The ideal point holds the best value of each objective on the front. `spans`, each above 0, say what counts as much
+    in one objective as in another; None: the front's range, which follows its outermost rows (an objective on which the
+    front does not differ has no say). The distance is Euclidean. Rows at the same distance, as are the two of a front
+    of two in two objectives scaled by its range, are told apart by the objectives in their order, then by the index.
     ValueError: as for `front`, no rows, or infinities.
     """
     points = checked_points(values, directions)
@@ -113,19 +114,18 @@ def knee(values: ArrayLike, directions: Sequence[Direction]) -> int:
         raise ValueError("the knee needs finite values, but got an infinity")
     members = front(points, directions)
     costs = as_costs(points[members], directions)
-    spans = np.ptp(costs, axis=0)
-    scaled = (costs - costs.min(axis=0)) / np.where(spans > 0, spans, 1.0)
+    scaled = (costs - costs.min(axis=0)) / _spans(costs, spans)
     distances = np.linalg.norm(scaled, axis=1).round(12)  # so that ties are ties
     order = np.lexsort((members, *costs.T[::-1], distances))  # the last key sorts first
     return int(members[order[0]])
 
 
-def best_first(values: ArrayLike, directions: Sequence[Direction]) -> list[int]:
+def best_first(values: ArrayLike, directions: Sequence[Direction], spans: Sequence[float] | None = None) -> list[int]:
     """Indices of the rows of `values` (N, M) from the best to the worst.
 
     Front after front, as non-dominated sorting finds them. Of a front the knee comes first, then always the row
-    farthest from those before it (an epsilon-net, as in arXiv 2106.12639): Euclidean distance, each objective scaled to
-    the front; ties by the index. ValueError: as for `knee`, but no rows are fine.
+    farthest from those before it (an epsilon-net, as in arXiv 2106.12639): Euclidean distance, each objective scaled as
+    for the `knee`; ties by the index. ValueError: as for `knee`, but no rows are fine.
     """
     points = checked_points(values, directions)
     if len(points) == 0:
@@ -134,21 +134,25 @@ def best_first(values: ArrayLike, directions: Sequence[Direction]) -> list[int]:
     order: list[int] = []
     for rank in range(int(ranks.max()) + 1):
         members = np.flatnonzero(ranks == rank)
-        order += members[_epsilon_net(points[members], directions)].tolist()
+        order += members[_epsilon_net(points[members], directions, spans)].tolist()
     return order
 
 
-def _epsilon_net(points: Points, directions: Sequence[Direction]) -> list[int]:
+def _epsilon_net(points: Points, directions: Sequence[Direction], spans: Sequence[float] | None) -> list[int]:
     """Indices of the rows of one front."""
-    spans = np.ptp(points, axis=0)
-    scaled = points / np.where(spans > 0, spans, 1.0)
-    order = [knee(points, directions)]
+    scaled = points / _spans(points, spans)
+    order = [knee(points, directions, spans)]
     distances = np.full(len(points), np.inf)
     while len(order) < len(points):
         distances = np.minimum(distances, np.linalg.norm(scaled - scaled[order[-1]], axis=1).round(12))
         distances[order[-1]] = -1.0  # never again
         order.append(int(distances.argmax()))
     return order
+
+
+def _spans(points: Points, spans: Sequence[float] | None) -> NDArray[np.float64]:
+    found = np.ptp(points, axis=0) if spans is None else np.array(spans)
+    return np.where(found > 0, found, 1.0)
 
 
 def checked_points(values: ArrayLike, directions: Sequence[Direction]) -> Points:

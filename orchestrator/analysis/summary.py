@@ -259,9 +259,6 @@ def by_forget_set(
 
 def _trial(log: TrialLog, objectives: Sequence[ObjectiveRecord]) -> TrialSummary:
     started, finished = log.started, log.finished
-    values = finished.objectives if finished else None
-    if finished and values is None and log.is_baseline and all(o.metric in finished.metrics for o in objectives):
-        values = tuple(finished.metrics[objective.metric] for objective in objectives)
     seconds = None
     if finished:
         seconds = sum(finished.seconds.values()) if finished.seconds else max(0.0, finished.time - started.time)
@@ -272,7 +269,7 @@ def _trial(log: TrialLog, objectives: Sequence[ObjectiveRecord]) -> TrialSummary
         number=started.number,
         state=finished.state if finished else UNFINISHED,
         params=started.params,
-        objectives=values,
+        objectives=log.values(objectives),
         metrics=finished.metrics if finished else {},
         seconds=seconds,
         gpu_seconds=log.gpu_seconds,
@@ -299,10 +296,13 @@ def _forget_set(
     members = _front(searched, objectives)
     return ForgetSetSummary(
         name=name,
-        cells=tuple(_cell(m, name, in_cell[m], budget, objectives, found.get(m)) for m, budget in budgets.items()),
+        cells=tuple(
+            _cell(method, name, in_cell[method], budget, objectives, measured, found.get(method))
+            for method, budget in budgets.items()
+        ),
         counts=_counts(searched),
         front=members,
-        knee=_knee(members, objectives),
+        knee=_knee(members, measured),
         before=before,
         retain_model=retain_model,
         measure=measured,
@@ -329,6 +329,7 @@ def _cell(
     trials: Sequence[TrialSummary],
     budget: int,
     objectives: Sequence[ObjectiveRecord],
+    measured: Measure,
     volume: Volume | None,
 ) -> CellSummary:
     ordered = tuple(sorted(trials, key=lambda trial: -1 if trial.number is None else trial.number))
@@ -340,7 +341,7 @@ def _cell(
         trials=ordered,
         counts=_counts(ordered),
         front=members,
-        knee=_knee(members, objectives),
+        knee=_knee(members, measured),
         volume=volume,
     )
 
@@ -351,9 +352,9 @@ def _front(trials: Iterable[TrialSummary], objectives: Sequence[ObjectiveRecord]
     return tuple(comparable[i] for i in front(values, [objective.direction for objective in objectives]))
 
 
-def _knee(members: Sequence[TrialSummary], objectives: Sequence[ObjectiveRecord]) -> TrialSummary | None:
+def _knee(members: Sequence[TrialSummary], measured: Measure) -> TrialSummary | None:
     values = np.array([trial.objectives for trial in members], dtype=float)
-    return members[knee(values, [objective.direction for objective in objectives])] if members else None
+    return members[knee(values, measured.box.directions, measured.spans)] if members else None
 
 
 def _counts(trials: Iterable[TrialSummary]) -> dict[str, int]:

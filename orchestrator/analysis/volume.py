@@ -27,6 +27,15 @@ class Measure:
     is_scaled: bool
     obstacle: ObjectiveRecord | None = None
 
+    @property
+    def spans(self) -> tuple[float, ...] | None:
+        """How long the axes are, by which a knee weighs objectives against each other; None where they have no scale.
+
+        A front's own range is a poor one: a single trial that ruined the model stretches it.
+        """
+        pairs = zip(self.box.zero, self.box.one, strict=True)
+        return tuple(abs(one - zero) for zero, one in pairs) if self.is_scaled else None
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:

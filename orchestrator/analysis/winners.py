@@ -23,7 +23,7 @@ def winners(group: ForgetSetSummary, objectives: Sequence[ObjectiveRecord]) -> d
     directions = [objective.direction for objective in objectives]
     values = np.array([trial.objectives for trial in kept], dtype=float)
     members, costs = front(values, directions), as_costs(values, directions)
-    found = {"pareto-knee": kept[knee(values, directions)]}
+    found = {"pareto-knee": kept[knee(values, directions, group.measure.spans)]}
     for name, measures in (("best-utility", measures_utility), ("best-forgetting", measures_forgetting)):
         column = next((i for i, one in enumerate(objectives) if measures(one)), None)
         if column is not None:

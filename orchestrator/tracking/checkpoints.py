@@ -1,12 +1,14 @@
 """Which trials' weights are kept: the policy, applied whenever a trial ends."""
 
 import logging
+import math
 from collections.abc import Sequence
 
 from orchestrator.analysis.pareto import front, knee
+from orchestrator.analysis.volume import Measure, measure
 from orchestrator.config import CheckpointConfig
 from orchestrator.storage import Storage
-from orchestrator.tracking.journal import CheckpointDeleted, Record, TrialFinished, TrialState
+from orchestrator.tracking.journal import BASELINES, CheckpointDeleted, Record, TrialFinished, TrialState
 from orchestrator.tracking.recorder import Recorder
 from orchestrator.tracking.sweep_log import SweepLog, TrialLog
 
@@ -57,7 +59,8 @@ class CheckpointKeeper:
         for record in log.header.cells:
             cell = log.cell(record.method, record.forget_set)
             if trials := cell_front(log, cell):
-                self._keep(cell, [trials[knee([objectives(trial) for trial in trials], directions)]])
+                spans = measured(log, record.forget_set).spans
+                self._keep(cell, [trials[knee([objectives(trial) for trial in trials], directions, spans)]])
 
     def _keep(self, cell: Sequence[TrialLog], wanted: Sequence[TrialLog]) -> None:
         keys = {trial.started.key for trial in wanted}
@@ -80,6 +83,14 @@ def cell_front(log: SweepLog, cell: Sequence[TrialLog]) -> list[TrialLog]:
         return []
     directions = [objective.direction for objective in log.header.objectives]
     return [complete[index] for index in front([objectives(trial) for trial in complete], directions)]
+
+
+def measured(log: SweepLog, forget_set: str) -> Measure:
+    """The axes on a forget set, as far as its baselines are scored."""
+    goals = log.header.objectives
+    found = [trial.values(goals) if (trial := log.baseline(kind, forget_set)) else None for kind in BASELINES]
+    before, retain_model = (values if values and all(map(math.isfinite, values)) else None for values in found)
+    return measure(goals, before, retain_model)
 
 
 def objectives(trial: TrialLog) -> list[float]:

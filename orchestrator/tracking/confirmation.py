@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.analysis.pareto import Direction, best_first
-from orchestrator.tracking.checkpoints import cell_front, objectives
+from orchestrator.tracking.checkpoints import cell_front, measured, objectives
 from orchestrator.tracking.journal import BASELINES
 from orchestrator.tracking.sweep_log import SweepLog, TrialLog
 
@@ -30,13 +30,22 @@ def finalists(log: SweepLog, most: int | None = None) -> list[TrialLog]:
     found = []
     for cell in log.header.cells:
         front = cell_front(log, log.cell(cell.method, cell.forget_set))
-        found += [front[index] for index in chosen([objectives(trial) for trial in front], directions, most)]
+        values, spans = [objectives(trial) for trial in front], measured(log, cell.forget_set).spans
+        found += [front[index] for index in chosen(values, directions, most, spans)]
     return found
 
 
-def chosen(front: Sequence[Sequence[float]], directions: Sequence[Direction], most: int | None) -> list[int]:
-    """Indices of the rows of a front that are run again: its knee, then what spans it best; None: all of it."""
-    return list(range(len(front))) if most is None else sorted(best_first(front, directions)[:most])
+def chosen(
+    front: Sequence[Sequence[float]],
+    directions: Sequence[Direction],
+    most: int | None,
+    spans: Sequence[float] | None = None,
+) -> list[int]:
+    """Indices of the rows of a front that are run again: its knee, then what spans it best; None: all of it.
+
+    `spans`: as for pareto.knee.
+    """
+    return list(range(len(front))) if most is None else sorted(best_first(front, directions, spans)[:most])
 
 
 def confirmation_runs(log: SweepLog, num_seeds: int, most: int | None = None) -> list[ConfirmationRun]:

@@ -1,6 +1,6 @@
 """What the records of a sweep tell: its trials, and what they cost."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from orchestrator.tracking.journal import (
     BASELINES,
     CheckpointDeleted,
     JournalError,
+    ObjectiveRecord,
     Record,
     RungReached,
     StepRecord,
@@ -56,6 +57,15 @@ class TrialLog:
     def is_searched(self) -> bool:
         """Whether this is a trial of the search: no baseline, and no run that confirms one."""
         return not self.is_baseline and self.started.confirms is None
+
+    def values(self, objectives: Sequence[ObjectiveRecord]) -> tuple[float, ...] | None:
+        """What it scored in the objectives; None without a score. A baseline's are among its metrics."""
+        if self.finished is None:
+            return None
+        if self.finished.objectives is not None or not self.is_baseline:
+            return self.finished.objectives
+        found = [self.finished.metrics.get(objective.metric) for objective in objectives]
+        return None if None in found else tuple(value for value in found if value is not None)
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from orchestrator.analysis.pareto import UnitBox, contributions, front, hypervolume, is_dominated, knee
+from orchestrator.analysis.pareto import UnitBox, best_first, contributions, front, hypervolume, is_dominated, knee
 
 UP, DOWN = "maximize", "minimize"
 # Small integers make ties and duplicates common and the arithmetic exact.
@@ -128,6 +128,24 @@ def test_knee_is_on_the_front_and_free_of_units(case, factor):
 def test_knee_by_hand():
     values = [[0.0, 1.0], [0.8, 0.7], [1.0, 0.0], [0.5, 0.5]]
     assert knee(values, [UP, UP]) == 1  # distances 1, 0.36, 1; the last is dominated
+
+
+def test_a_ruined_model_does_not_move_a_knee_whose_spans_are_given():
+    values = [[0.79, 0.82], [0.56, 0.89], [0.82, 0.7]]
+    for ruined in ([], [[0.0, 0.91]]):
+        assert knee([*values, *ruined], [UP, UP], spans=(0.85, 0.8)) == 0
+    assert knee(values, [UP, UP]) == 0 and knee([*values, [0.0, 0.91]], [UP, UP]) == 1  # by the front's own range
+    assert best_first([*values, [0.0, 0.91]], [UP, UP], spans=(0.85, 0.8))[:2] == [0, 3]
+    assert knee(values, [UP, UP], spans=(1e9, 1.0)) == 1 and knee(values, [UP, UP], spans=(1.0, 1e9)) == 2
+
+
+@given(points_and_directions(min_rows=1))
+def test_a_knee_with_spans_is_on_the_front_and_that_of_the_scaled_values(case):
+    values, directions = case
+    spans = [2.0 ** (column - 1) for column in range(len(directions))]
+    index = knee(values, directions, spans)
+    assert index in front(values, directions)
+    assert knee(values / spans, directions, [1.0] * len(directions)) == index
 
 
 @pytest.mark.parametrize(

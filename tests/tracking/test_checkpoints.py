@@ -7,9 +7,11 @@ import time
 import pytest
 from pydantic import ValidationError
 
+from orchestrator.analysis.summary import summarize
 from orchestrator.config import CheckpointConfig
 from orchestrator.storage import Storage
 from orchestrator.tracking.checkpoints import CheckpointKeeper
+from orchestrator.tracking.confirmation import finalists
 from orchestrator.tracking.journal import (
     CellRecord,
     CheckpointDeleted,
@@ -66,6 +68,26 @@ def test_policy(policy, tmp_path):
     assert {t.started.number for t in read_back.searched() if t.checkpoint} == KEPT[policy]
     deleted = [record for record in _records(tmp_path) if isinstance(record, CheckpointDeleted)]
     assert len(deleted) == 5 - len(KEPT[policy])
+
+
+def test_the_knee_that_is_kept_is_measured_by_the_baselines(tmp_path):
+    """Where the retain model says that a step in the second objective is worth four of the first."""
+    start = header()
+    recorder = Recorder(Journal(tmp_path / "journal"), SweepLog(start))
+    keeper = CheckpointKeeper(CheckpointConfig(policy="best"), Storage(tmp_path), recorder)
+    recorder.record(start)
+    for kind, scores in {"before": (2.0, 0.0), "retain_model": (2.0, 0.5)}.items():
+        recorder.record(TrialStarted(key=f"{kind}/f", method=kind, forget_set="f", number=None, params={}, config={}))
+        metrics = dict(zip("ue", scores, strict=True))
+        recorder.record(TrialFinished(key=f"{kind}/f", state=TrialState.COMPLETE, metrics=metrics))
+    for number, values in enumerate(POINTS):
+        key = f"GA/f/t{number:03d}"
+        recorder.record(TrialStarted(key=key, method="GA", forget_set="f", number=number, params={}, config={}))
+        recorder.record(TrialFinished(key=key, state=TrialState.COMPLETE, objectives=values, checkpoint=f"c{number}"))
+    keeper.conclude()
+    (cell,) = summarize(load_sweep(tmp_path)).forget_sets[0].cells
+    assert {t.started.number for t in recorder.log.searched() if t.checkpoint} == {4} == {cell.knee.number}
+    assert finalists(recorder.log, 1) == [recorder.log.trials["GA/f/t004"]]
 
 
 def test_points_of_a_failed_trial_stay_where_a_resumed_sweep_tries_it_again(tmp_path):
