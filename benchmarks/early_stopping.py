@@ -92,7 +92,7 @@ def _trial(log: TrialLog, rungs: dict[tuple[str, int], RungReached]) -> Trial | 
         rungs=own,
         objectives=finished.objectives,
         complete=finished.state == TrialState.COMPLETE,
-        num_steps=len(log.steps),
+        num_steps=next(iter(own.values())).num_steps,  # a journal may be kept without the records of steps
         seconds=_without_rungs(finished.seconds),
     )
 
