@@ -70,6 +70,30 @@ def test_pods_of_several_hosts_and_thousandths_of_a_cpu(tmp_path):
     assert offered(tmp_path / "a.yaml") == [(0, 0), *[(8, 2)] * 4]
 
 
+GROUP = """
+    - groupName: %s
+      maxReplicas: %d
+      template: {spec: {nodeSelector: {kind: "%s"}, containers: [{resources: {limits: {cpu: %d}}}]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("groups", "cpus"),
+    [
+        ([("a-spot", 3, "x", 4), ("a", 3, "y", 4)], [4] * 3),  # a pair
+        ([("a-spot", 3, "x", 4), ("a", 1, "y", 4)], [4] * 3),
+        ([("a-spot", 0, "x", 4), ("a", 2, "y", 4)], [4] * 2),
+        ([("a-spot", 3, "x", 4), ("a", 1, "y", 8)], [4, 4, 4, 8]),  # no pair: other pods
+        ([("a", 1, "x", 4), ("b", 2, "y", 4)], [4] * 3),  # neither is spot
+        ([("a-spot", 1, "x", 4), ("b-spot", 1, "y", 4), ("a", 1, "z", 4)], [4] * 2),
+    ],
+)
+def test_of_a_pair_of_spot_and_on_demand_groups_the_larger_counts(groups, cpus, tmp_path):
+    head, _, _ = POD.partition("    - maxReplicas")
+    (tmp_path / "a.yaml").write_text(head + "".join(GROUP % group for group in groups))
+    assert offered(tmp_path / "a.yaml") == [(0, 0), *[(number, 0) for number in cpus]]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

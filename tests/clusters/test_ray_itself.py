@@ -9,7 +9,10 @@ import pytest
 import yaml
 from ray.autoscaler._private.autoscaler import StandardAutoscaler
 from ray.autoscaler._private.command_runner import _with_interactive
-from ray.autoscaler._private.kuberay.autoscaling_config import _generate_available_node_types_from_ray_cr_spec
+from ray.autoscaler._private.kuberay.autoscaling_config import (
+    _derive_autoscaling_config_from_ray_cr,
+    _generate_available_node_types_from_ray_cr_spec,
+)
 from ray.autoscaler._private.load_metrics import LoadMetrics
 from ray.autoscaler._private.util import prepare_config, with_head_node_ip
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
@@ -119,12 +122,12 @@ def test_version_2_leaves_own_hosts_out(own_hosts, least, started):
 def test_ray_reads_the_same_nodes_from_pods_as_a_dry_run(name):
     file = read_cluster_file(CLUSTERS / name)
     types = _generate_available_node_types_from_ray_cr_spec(file.ray_cluster)
-    expected = [(types["headgroup"]["resources"]["CPU"], types["headgroup"]["resources"].get("GPU", 0), set())]
-    for group in (kind for kind in types if kind != "headgroup"):
+    for group in ("worker-spot", "worker-on-demand"):  # one of them counts: pods of the one stand in for the other's
         offered = types[group]["resources"]
         assert offered["accelerator_type:A100"] == 1
+        expected = [(types["headgroup"]["resources"]["CPU"], types["headgroup"]["resources"].get("GPU", 0), set())]
         expected += [(offered["CPU"], offered["GPU"], {"A100"})] * types[group]["max_workers"]
-    assert [(node.cpus, node.gpus, node.accelerators) for node in nodes_at_maximum(file)] == expected
+        assert [(node.cpus, node.gpus, node.accelerators) for node in nodes_at_maximum(file)] == expected
     assert types["worker-spot"]["priority"] > types["worker-on-demand"]["priority"]
 
 
@@ -158,8 +161,13 @@ def test_ray_finds_what_a_group_has_in_the_same_place_as_a_dry_run(own, started,
 def launches(name, monitor, number=3, accelerator=None):
     """What the autoscaler would start for as many workers of a trial as fill `number` nodes."""
     document = yaml.safe_load((CLUSTERS / name).read_text())
-    config = AutoscalingConfig({**document, "auth": {}}, skip_content_hash=True)
-    each = document["available_node_types"]["worker_spot"]["resources"]["GPU"]
+    return launched({**document, "auth": {}}, "worker_spot", monitor, number, accelerator)
+
+
+def launched(document, spot, monitor, number, accelerator=None):
+    """The same for a file as Ray's launcher has them; `spot` names its type of spot nodes."""
+    config = AutoscalingConfig(document, skip_content_hash=True)
+    each = document["available_node_types"][spot]["resources"]["GPU"]
     wanted = {"CPU": 1, "GPU": 1, **({f"accelerator_type:{accelerator}": 0.001} if accelerator else {})}
     ask = ResourceRequestByCount(request=ResourceRequestUtil.make(wanted), count=number * each)
     reply = ResourceDemandScheduler().schedule(
@@ -179,9 +187,9 @@ def launches(name, monitor, number=3, accelerator=None):
     }
 
 
-def told(status):
+def told(status, spot="worker_spot"):
     monitor = CloudResourceMonitor()
-    event = InstanceUpdateEvent(instance_id="i", new_instance_status=status, instance_type="worker_spot")
+    event = InstanceUpdateEvent(instance_id="i", new_instance_status=status, instance_type=spot)
     monitor.notify([event])
     return monitor
 
@@ -205,3 +213,17 @@ def test_after_a_refusal_ray_asks_for_the_same_type_again():
 
 def test_after_a_node_that_never_joined_ray_asks_for_the_other_type():
     assert launches("aws-g5.yaml", told(Instance.ALLOCATION_TIMEOUT)) == {"worker_on_demand": 3}
+
+
+@pytest.mark.parametrize("name", ["kuberay-cluster.yaml", "kuberay-job.yaml"])
+def test_pods_on_demand_come_in_place_of_spot_pods_and_never_beside_them(name):
+    """For as many workers as the file's own command asks for, which is all that a dry run counts."""
+    file = read_cluster_file(CLUSTERS / name)
+    (workers,) = set(re.findall(r"resources\.max_workers=(\d+)", file.text))
+    pods = nodes_at_maximum(file)[1:]
+    assert int(workers) == sum(pod.gpus for pod in pods) == 16
+    cluster = {"metadata": {"name": "lethe", "namespace": "default"}, "spec": file.ray_cluster}
+    document = _derive_autoscaling_config_from_ray_cr(cluster)
+    assert launched(document, "worker-spot", CloudResourceMonitor(), len(pods)) == {"worker-spot": len(pods)}
+    pending_for_long = told(Instance.ALLOCATION_TIMEOUT, "worker-spot")
+    assert launched(document, "worker-spot", pending_for_long, len(pods)) == {"worker-on-demand": len(pods)}

@@ -125,18 +125,39 @@ def _own_hosts(file: ClusterFile) -> list[Node]:
     return [Node(0, 0), *[worker] * min(number, len(hosts))]
 
 
+def is_spot(group: Mapping[str, Any]) -> bool:
+    """A worker group says by its name that its nodes may be taken away: clouds have labels of their own for that."""
+    return "spot" in str(group.get("groupName"))
+
+
+def placeless(group: Mapping[str, Any]) -> dict[str, Any]:
+    """A worker group's pods, but for where they land: alike in the two groups of a pair."""
+    spec = dict((group.get("template") or {}).get("spec") or {})
+    for key in ("nodeSelector", "tolerations", "affinity"):
+        spec.pop(key, None)
+    return {"spec": spec, "started": group.get("rayStartParams"), "resources": group.get("resources")}
+
+
 def _kuberay_nodes(file: ClusterFile) -> list[Node]:
-    """The head and every worker group at its largest: the autoscaler knows no limit over all groups."""
+    """The head and every worker group at its largest; of a pair of spot and on-demand groups the larger alone.
+
+    The autoscaler knows no limit over all groups: it would start both of a pair for what both can hold.
+    """
     spec = file.ray_cluster
     nodes = [_pod(file, _mapping(file, spec.get("headGroupSpec"), "headGroupSpec"), "headGroupSpec")]
     groups = spec.get("workerGroupSpecs")
     if not isinstance(groups, list) or not groups:
         raise _error(file, "workerGroupSpecs", groups, "give at least one worker group")
+    alike: dict[str, dict[bool, list[Node]]] = {}
     for index, group in enumerate(groups):
         key = f"workerGroupSpecs[{index}]"
         found = _mapping(file, group, key)
         number = _whole(file, found.get("maxReplicas"), f"{key}.maxReplicas")
-        nodes += [_pod(file, found, key)] * (number * _whole(file, found.get("numOfHosts", 1), f"{key}.numOfHosts"))
+        number *= _whole(file, found.get("numOfHosts", 1), f"{key}.numOfHosts")
+        pods = alike.setdefault(json.dumps(placeless(found), sort_keys=True, default=str), {False: [], True: []})
+        pods[is_spot(found)] += [_pod(file, found, key)] * number
+    for pods in alike.values():
+        nodes += pods[len(pods[True]) > len(pods[False])]
     return nodes
 
 

@@ -1,13 +1,12 @@
 """Checks of KubeRay's RayCluster and RayJob, beyond what their schemas say."""
 
-import copy
 import importlib.metadata
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from orchestrator.load_config import ConfigError
-from orchestrator.tuning.clusters.files import ClusterFile
+from orchestrator.tuning.clusters.files import ClusterFile, is_spot, placeless
 from orchestrator.tuning.clusters.launcher import slots_at_maximum, too_small_head
 from orchestrator.tuning.resources import ACCELERATOR
 
@@ -112,22 +111,15 @@ def idle_nodes_end(file: ClusterFile) -> Iterator[str]:
 def spot_with_on_demand(file: ClusterFile) -> Iterator[str]:
     """Two groups that differ in where their pods may land, the cheaper one first."""
     groups = _groups(file)
-    spot = [group for group in groups if "spot" in str(group.get("groupName"))]
+    spot = [group for group in groups if is_spot(group)]
     others = [group for group in groups if group not in spot]
     if not spot or not others:
         yield "workerGroupSpecs: there is no pair of groups for spot and on-demand nodes; add the other"
         return
     if min(group.get("priority", 0) for group in spot) <= max(group.get("priority", 0) for group in others):
         yield "workerGroupSpecs: priority of the spot group is not above the other's; spot nodes come first then"
-    if _placeless(spot[0]) != _placeless(others[0]):
+    if placeless(spot[0]) != placeless(others[0]):
         yield "workerGroupSpecs: the groups differ in more than where their pods land; make their templates alike"
-
-
-def _placeless(group: dict[str, Any]) -> dict[str, Any]:
-    spec = copy.deepcopy(group.get("template", {}).get("spec", {}))
-    for key in ("nodeSelector", "tolerations", "affinity"):
-        spec.pop(key, None)
-    return {"spec": spec, "started": group.get("rayStartParams"), "resources": group.get("resources")}
 
 
 def gpu_nodes(file: ClusterFile) -> Iterator[str]:
