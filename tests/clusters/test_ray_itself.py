@@ -43,6 +43,9 @@ def test_ray_start_knows_every_option_of_the_launcher(name):
         found = options(start, shlex.split(command.partition("ray start")[2]))
         assert found["head"] is is_head
         assert found["address"] == (None if is_head else "$RAY_HEAD_IP:6379")
+        if name == "own-hosts.yaml":  # behind a firewall, whose open ports the README lists
+            assert (found["object_manager_port"], found["node_manager_port"]) == (8076, 8077)
+            assert (found["min_worker_port"], found["max_worker_port"]) == (10002, 19999)
 
 
 def test_ray_start_knows_every_option_of_the_slurm_script():

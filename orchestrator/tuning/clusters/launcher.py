@@ -305,6 +305,11 @@ def ray_starts(file: ClusterFile) -> Iterator[str]:
         yield "worker_start_ray_commands: --address=$RAY_HEAD_IP:6379 is missing; workers would not find the head"
     if not re.search(r"unset OMP_NUM_THREADS\b.*ray start", workers):
         yield "worker_start_ray_commands: write unset OMP_NUM_THREADS; ray start: Ray's launcher sets it to 1"
+    if _cloud(file.document) == "local":  # a cloud's group lets its members in by any port
+        for key, started in (("head_start_ray_commands", head), ("worker_start_ray_commands", workers)):
+            for option in ("--object-manager-port", "--node-manager-port"):
+                if not re.search(rf"{option}[= ][1-9]", started):
+                    yield f"{key}: {option} is missing; Ray would take a random port, which a firewall keeps shut"
 
 
 def every_host_starts(file: ClusterFile) -> Iterator[str]:
