@@ -70,6 +70,13 @@ def test_the_image_is_built_from_the_lock_file_by_a_user_without_rights():
         assert all((ROOT / name).exists() for name in source.split())
 
 
+def test_packages_of_a_users_home_do_not_come_before_those_of_the_image():
+    """Apptainer mounts $HOME, and with it ~/.local/lib/python3.11/site-packages."""
+    said = re.sub(r"^ *#.*\n", "", DOCKERFILE, flags=re.MULTILINE)
+    (environment,) = re.findall(r"^ENV ((?:.*\\\n)*.*)$", said, re.MULTILINE)
+    assert "PYTHONNOUSERSITE=1" in environment.replace("\\", " ").split()
+
+
 def test_python_of_the_image_is_one_that_the_project_supports():
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     assert wanted == ">=3.11" and "python:3.11." in DOCKERFILE

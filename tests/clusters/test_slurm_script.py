@@ -38,6 +38,7 @@ PROGRAMS = {
         while true; do sleep 0.1; done
     """,
     "srun": """
+        echo "srun ${*%%bash -c*}" >> "$LOG"
         while [ "$1" != bash ]; do shift; done
         exec "$@"
     """,
@@ -59,8 +60,8 @@ def job(tmp_path):
         environment = {
             "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "HOME": str(tmp_path), "LOG": str(tmp_path / "log"),
             "SLURM_JOB_ID": f"test{os.getpid()}", "SLURM_JOB_NAME": "lethe", "SLURM_CPUS_PER_TASK": "32",
-            "SLURM_JOB_NUM_NODES": str(nodes), "LETHE_IMAGE": str(tmp_path / "lethe.sif"), "FAKE_SWEEP": "runs",
-            "HEADS": "1", **more,
+            "SLURM_JOB_NUM_NODES": str(nodes), "SLURMD_NODENAME": "gpu-node1",
+            "LETHE_IMAGE": str(tmp_path / "lethe.sif"), "FAKE_SWEEP": "runs", "HEADS": "1", **more,
         }  # fmt: skip
         command = ["bash", str(CLUSTERS / "slurm.sbatch"), "tofu_search", "search.trials_per_cell=3"]
         process = subprocess.Popen(
@@ -130,6 +131,9 @@ def test_the_signal_before_the_limit_closes_the_sweep_and_queues_the_job_again(j
     assert "--head --block --node-ip-address=10.0.0.1 " in head and "--num-cpus=32" in head
     port = head.split("--port=")[1].split()[0]
     assert f"--block --address=10.0.0.1:{port} --node-ip-address=10.0.0.1 " in worker
+    (asked,) = [line.split() for line in said if line.startswith("srun")]
+    # SLURM hands a job's --cpus-per-task on to no srun; without it a worker would have one core.
+    assert asked[1:6] == ["--nodes=1", "--ntasks=1", "--cpus-per-task=32", "--exclude=gpu-node1", "--export=ALL"]
     assert f"waited for 2 nodes at 10.0.0.1:{port}" in said
     token = tmp_path / ".ray" / "auth_token"
     assert all(line.endswith(f"| token {token}") for line in (head, worker))
