@@ -1,10 +1,12 @@
 """What several files say is the same in all: versions, the image, the token; and the README knows every file."""
 
+import json
 import re
 import tomllib
 
 import pytest
 import yaml
+from ray.autoscaler.tags import TAG_RAY_CLUSTER_NAME
 
 from orchestrator.tuning.clusters.checks import image
 from tests.clusters.conftest import CLUSTERS, LAUNCHER, NAMES, ROOT
@@ -93,6 +95,28 @@ def test_readme_and_file_say_how_a_cluster_comes_is_used_and_goes(name):
         assert f"{up} clusters/{name}" in place
         assert (f"{down} clusters/{name}" if down != "scancel" else "scancel JOBID") in place
     assert "orchestrator.sweep" in text and "--resume" in text
+
+
+def statements(name):
+    """Of the policy that the README writes into a file."""
+    (policy,) = re.findall(rf"cat > {name} <<< '(.*?)'\n", README, re.DOTALL)
+    return json.loads(policy)["Statement"]
+
+
+def test_the_head_on_aws_ends_and_tags_instances_of_its_cluster_alone():
+    """Ray tags instances when it asks for them, and again while they run: with their state."""
+    names = [yaml.safe_load(path.read_text())["cluster_name"] for path in ALL if path.name.startswith("aws-")]
+    own = {"StringEquals": {f"aws:ResourceTag/{TAG_RAY_CLUSTER_NAME}": names}}
+    launching = {"StringEquals": {"ec2:CreateAction": "RunInstances"}}
+    found = {}
+    for statement in statements("head.json"):
+        actions = statement["Action"]
+        for action in [actions] if isinstance(actions, str) else actions:
+            found.setdefault(action, []).append(statement.get("Condition"))
+    assert found == {
+        "ec2:RunInstances": [None], "ec2:Describe*": [None], "ssm:GetParameters": [None], "iam:PassRole": [None],
+        "ec2:TerminateInstances": [own], "ec2:CreateTags": [own, launching],
+    }  # fmt: skip
 
 
 def test_readme_answers_what_it_has_to():
