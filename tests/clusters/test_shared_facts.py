@@ -119,6 +119,24 @@ def test_the_head_on_aws_ends_and_tags_instances_of_its_cluster_alone():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_readme_opens_mlflows_store_where_the_sweep_of_the_file_has_it(name):
+    text = (CLUSTERS / name).read_text()
+    _, _, looking = README.partition("## Look at it")
+    (row,) = [line for line in looking.splitlines() if line.startswith("|") and f"`{name}`" in line]
+    stores = set(re.findall(r"sqlite:///[\w/.]+", row))
+    given = set(re.findall(r"tracking\.uri=(sqlite:[\w/.]+)", text))
+    if name == "slurm.sbatch":  # in a folder that ends with the job
+        assert 'tracking="sqlite:///$scratch/mlflow.db"' in text and 'rm -rf "$scratch"' in text
+        assert "orchestrator.sync lethe-tofu_search --tracking-uri" in row
+    elif "--resume /shared" in text:
+        assert given == stores == {"sqlite:////home/lethe/mlflow.db"}
+        commands_of_it = [line for line in commands(README).splitlines() if "--resume /shared" in line]
+        assert all("tracking.uri=sqlite:////home/lethe/mlflow.db" in line for line in commands_of_it)
+    else:  # the folder of copies, which is $HOME/lethe in the image
+        assert (given, stores) == (set(), {"sqlite:////home/lethe/lethe/mlflow.db"})
+
+
 def test_readme_answers_what_it_has_to():
     for heading in (
         "Which to pick", "Once", "Up, submit, down", "What it costs", "Where things are", "Look at it", "Spot nodes",
