@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.load_config import shipped_sweeps
 from orchestrator.sweep import main
-from orchestrator.tracking.journal import Journal, SweepStarted, TrialFinished, TrialStarted
+from orchestrator.tracking.journal import Journal, SweepStarted, TrialFinished, TrialStarted, TrialTaken
 from tests.ray import folders, tiny
 
 ROW = {"question": "Who wrote Sand?", "answer": "Ada Quill wrote Sand.", "paraphrased_answer": "Sand is by Ada Quill."}
@@ -89,14 +89,30 @@ def test_a_dry_run_tells_the_time_by_what_trials_took_before(arguments, tmp_path
     ) in capsys.readouterr().out
 
 
-def write_trials(folder, begun, seconds, name="tofu_tiny"):
+@pytest.mark.parametrize(("gpu_seconds", "hours"), [(900.0, "6"), (None, "8"), (0.0, "8")])
+def test_what_a_trial_waited_for_its_first_node_is_not_multiplied(arguments, tmp_path, gpu_seconds, hours, capsys):
+    """Started, taken half an hour later, and finished ten minutes after that; what it held counts as it was measured.
+
+    One that ran without GPUs measured none, which says nothing of a plan that has them.
+    """
+    write_trials(tmp_path / "store" / "slow", 3, (2400.0,), taken=1800.0, gpu_seconds=gpu_seconds)
+    assert main([*arguments, "resources.gpus_per_worker=1", "resources.max_workers=8", "--dry-run"]) == 0
+    assert (
+        "took 10 min (median of 1); 24 such trials on 4 slots take about 60 min "
+        f"and {hours} GPU-hours, baselines and starts aside"
+    ) in capsys.readouterr().out
+
+
+def write_trials(folder, begun, seconds, name="tofu_tiny", taken=None, gpu_seconds=None):
     journal = Journal(folder / "journal")
     values = dict(seed=1, config={}, cells=(), objectives=(), lookahead=1, versions={}, command="c")
     journal.append(SweepStarted(name=name, time=begun, **values))
     for number, end in enumerate(seconds):
         key = f"GA/f/t{number}"
         journal.append(TrialStarted(key=key, method="GA", forget_set="f", number=number, params={}, config={}, time=10))
-        journal.append(TrialFinished(key=key, state="COMPLETE", time=10 + end))
+        for wait in () if taken is None else (taken, taken + 300):  # each group of workers tells it; the first counts
+            journal.append(TrialTaken(key=key, time=10 + wait))
+        journal.append(TrialFinished(key=key, state="COMPLETE", time=10 + end, gpu_seconds=gpu_seconds))
     journal.close()
 
 

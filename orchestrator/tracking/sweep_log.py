@@ -31,6 +31,7 @@ class TrialLog:
     """All that is known of one trial (or baseline)."""
 
     started: TrialStarted
+    taken: float | None = None  # since when workers have the last attempt; None: nobody said so
     steps: list[StepRecord] = field(default_factory=list)
     tasks: list[TaskFinished] = field(default_factory=list)
     finished: TrialFinished | None = None
@@ -40,6 +41,16 @@ class TrialLog:
     def gpu_seconds(self) -> float | None:
         """GPU-seconds that the last attempt held until its end; None while it has none."""
         return None if self.finished is None else _held_by(self.started, self.finished)
+
+    @property
+    def seconds(self) -> float | None:
+        """Time on the clock of the last attempt, without its wait for nodes where a record says when workers had it.
+
+        None while it has no end.
+        """
+        if self.finished is None:
+            return None
+        return self.finished.time - (self.started.time if self.taken is None else self.taken)
 
     @property
     def is_done(self) -> bool:
@@ -66,6 +77,21 @@ class TrialLog:
             return self.finished.objectives
         found = [self.finished.metrics.get(objective.metric) for objective in objectives]
         return None if None in found else tuple(value for value in found if value is not None)
+
+    def add(self, record: TrialTaken | StepsReported | TaskFinished | TrialFinished | CheckpointDeleted) -> None:
+        """One more record of this attempt, in the order of the journal."""
+        match record:
+            case TrialTaken(time=time):  # each group of workers tells it; the first counts
+                self.taken = time if self.taken is None else self.taken
+            case StepsReported(steps=steps):  # a trial whose workers died reports its steps again
+                first = steps[0].step if steps else len(self.steps)
+                self.steps = [step for step in self.steps if step.step < first] + list(steps)
+            case TaskFinished(task=task):  # told again after the workers died
+                self.tasks = [*(one for one in self.tasks if one.task < task), record]
+            case TrialFinished(checkpoint=checkpoint):
+                self.finished, self.checkpoint = record, checkpoint
+            case CheckpointDeleted():
+                self.checkpoint = None
 
 
 @dataclass(slots=True)
@@ -158,20 +184,12 @@ class SweepLog:
                 trial = self.trials[key] = TrialLog(record)
                 if trial.is_searched:
                     self._cells.setdefault((record.method, record.forget_set), {})[key] = trial
-            case StepsReported(key=key) if self.keeps_steps:
-                known = self.trials[key].steps  # a trial whose workers died reports its steps again
-                first = record.steps[0].step if record.steps else len(known)
-                self.trials[key].steps = [step for step in known if step.step < first] + list(record.steps)
             case RungReached():
                 self.rungs.append(record)
-            case TaskFinished(key=key, task=task):  # told again after the workers died
-                earlier = [one for one in self.trials[key].tasks if one.task < task]
-                self.trials[key].tasks = [*earlier, record]
-            case TrialFinished(key=key):
-                self.trials[key].finished = record
-                self.trials[key].checkpoint = record.checkpoint
-            case CheckpointDeleted(key=key):
-                self.trials[key].checkpoint = None
+            case StepsReported() if not self.keeps_steps:
+                pass
+            case _:
+                self.trials[record.key].add(record)
 
     def _check(self, record: Record) -> None:
         if isinstance(record, _OF_A_TRIAL) and record.key not in self.trials:
