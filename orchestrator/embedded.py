@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +50,20 @@ def prepare(sweep: SweepConfig, say: Callable[[str], None]) -> SweepConfig:
     """
     recipes = plan(sweep)
     make([recipe for recipe in recipes.values() if not recipe.is_made], say)
+    if "target" in recipes:
+        _check_target(recipes["target"].folder)
+    return _filled(sweep, recipes)
+
+
+def with_folders(sweep: SweepConfig) -> SweepConfig:
+    """The sweep with every `embedded` replaced by its folder, whether or not that is made."""
+    return _filled(sweep, plan(sweep))
+
+
+def _filled(sweep: SweepConfig, recipes: Mapping[str, Recipe]) -> SweepConfig:
     folders = {key: str(recipe.folder) for key, recipe in recipes.items()}
     model, evaluation = sweep.model, sweep.evaluation
     if "target" in folders:
-        _check_target(recipes["target"].folder)
         model = model.model_copy(update={"target": folders["target"]})
     if model.retain_models == EMBEDDED:
         model = model.model_copy(update={"retain_models": {name: folders[name] for name in sweep.forget_sets}})

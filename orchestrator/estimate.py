@@ -10,12 +10,18 @@ from orchestrator.tracking.sweep_log import SweepLog, load_sweep
 from orchestrator.tuning.resources import Plan
 
 
-def estimate_cost(sweep: SweepConfig, plan: Plan, num_trials: int) -> str:
-    """Time and GPU-hours in words, from the newest sweep of this name in the storage folder that has a whole trial."""
+def estimate_cost(sweep: SweepConfig, plan: Plan, num_trials: int, resumed: SweepLog | None = None) -> str:
+    """Time and GPU-hours in words, by the trials of the sweep that is `resumed`.
+
+    Without whole ones: of the newest sweep of this name in the storage folder that has one.
+    """
+    if num_trials == 0:
+        return "no trial is left to run"
+    if resumed is not None and (words := _in_words(resumed, resumed.sittings[0].time, sweep, plan, num_trials)):
+        return words
     begun = [(_begun(folder, sweep.name), folder.parent) for folder in sweep.storage_root.glob("*/journal")]
     for time, folder in sorted(((time, folder) for time, folder in begun if time is not None), reverse=True):
-        words = _in_words(load_sweep(folder, keeps_steps=False), time, sweep, plan, num_trials)
-        if words is not None:
+        if words := _in_words(load_sweep(folder, keeps_steps=False), time, sweep, plan, num_trials):
             return words
     return "not known before a trial of this sweep has run"
 

@@ -20,7 +20,7 @@ from orchestrator.analysis.words import count
 from orchestrator.base_config import EMBEDDED
 from orchestrator.conclude import conclude
 from orchestrator.config import SweepConfig, num_combinations, num_trials
-from orchestrator.embedded import EmbeddedError, prepare
+from orchestrator.embedded import EmbeddedError, prepare, with_folders
 from orchestrator.estimate import estimate_cost
 from orchestrator.load_config import ConfigError, build_config, validate
 from orchestrator.progress import Progress
@@ -88,22 +88,12 @@ def resume(place: str, overrides: Sequence[str], console: Console, given: SweepC
 
     ConfigError: a setting that cannot change in the middle of a sweep; names the difference. JournalError: no journal.
     """
-    try:
-        storage = open_storage(place)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    storage = _open(place)
     reconcile_journal(storage)
     if given is not None and not has_records(storage.local):
         return start(given, console, place)
     log = load_sweep(storage.local, keeps_steps=False)
-    old = validate(SweepConfig, log.header.config)
-    if given is not None:
-        new = _prepared(_with_storage(given, old.storage), console)
-    else:
-        new = build_config(SweepConfig, None, overrides, base=log.header.config) if overrides else old
-    check_resumable(old, new)
-    if "***" in (new.tracking.uri or ""):
-        raise ConfigError("tracking.uri: the journal keeps it without its password; set tracking.uri=URI again")
+    new = _resumed(log, overrides, given, lambda sweep: _prepared(sweep, console))
     tasks = preflight.check(new)
     data = _data(new, tasks)
     check_same_data(log.header.data, data)
@@ -111,6 +101,31 @@ def resume(place: str, overrides: Sequence[str], console: Console, given: SweepC
     ended = sum(trial.is_done for trial in log.searched())
     console.print(f"resuming {storage}: {ended} trials are done", style="dim")
     return Study(new, storage, log, data)
+
+
+def _open(place: str) -> Storage:
+    try:
+        return open_storage(place)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _resumed(
+    log: SweepLog,
+    overrides: Sequence[str],
+    given: SweepConfig | None,
+    fill: Callable[[SweepConfig], SweepConfig],
+) -> SweepConfig:
+    """The configuration to go on with; `fill` puts folders in place of what is embedded. ConfigError: as resume."""
+    old = validate(SweepConfig, log.header.config)
+    if given is not None:
+        new = fill(_with_storage(given, old.storage))
+    else:
+        new = build_config(SweepConfig, None, overrides, base=log.header.config) if overrides else old
+    check_resumable(old, new)
+    if "***" in (new.tracking.uri or ""):
+        raise ConfigError("tracking.uri: the journal keeps it without its password; set tracking.uri=URI again")
+    return new
 
 
 def _with_storage(sweep: SweepConfig, storage: str) -> SweepConfig:
@@ -162,16 +177,40 @@ def run(study: Study, console: Console) -> int:
     return code
 
 
-def dry_run(sweep: SweepConfig, console: Console, cluster: str | None = None) -> None:
+def dry_run_of_rest(
+    place: str, overrides: Sequence[str], console: Console, given: SweepConfig | None = None, cluster: str | None = None
+) -> None:
+    """As dry_run, of what `resume` would go on with; the journal is only read, also while its sweep is running.
+
+    ConfigError, JournalError: as resume.
+    """
+    storage = _open(place)
+    fetch_journal(storage)
+    if given is not None and not has_records(storage.local):
+        dry_run(_with_storage(given, split(place)[0]), console, cluster)
+        return
+    log = load_sweep(storage.local, keeps_steps=False)
+    new = _resumed(log, overrides, given, with_folders)
+    # What is embedded may still have to be made, and is shown by that name.
+    dry_run(new if given is None else _with_storage(given, new.storage), console, cluster, log)
+
+
+def dry_run(sweep: SweepConfig, console: Console, cluster: str | None = None, log: SweepLog | None = None) -> None:
     """Print the resolved configuration, what would run, where, and three sampled trials; start nothing.
 
-    With a `cluster` file the plan is for that cluster at its largest, and what is wrong with the file is noted.
+    With a `cluster` file the plan is for that cluster at its largest, and what is wrong with the file is noted. With a
+    `log` it is a sweep to be resumed: its data must be the same, and time is told for the trials that it has left.
     """
     from orchestrator.tuning.samples import sample_trials  # noqa: PLC0415  (Optuna, for this only)
 
     tasks = preflight.check(sweep)
+    if log is not None:
+        check_same_data(log.header.data, _data(sweep, tasks))
+    num_left = _num_left(sweep, log)
     console.print(OmegaConf.to_yaml(_public(sweep)).rstrip())
     console.print(f"\n{_budget(sweep)}")
+    if log is not None:
+        console.print(f"  {_num_trials(sweep) - num_left} of them are done, {num_left} are left")
     for entry in sweep.methods:
         number = num_trials(sweep, entry)
         each = f"{count(number, 'trial')}{' each' if len(sweep.forget_sets) > 1 else ''}"
@@ -191,7 +230,7 @@ def dry_run(sweep: SweepConfig, console: Console, cluster: str | None = None) ->
         console.print(f"where its nodes come when they are asked for: resources.max_workers={plan.room_for_workers}")
     console.print(f"disk: {preflight.estimate_disk(sweep)}")
     besides = "; confirmation runs come on top" if sweep.confirm.seeds else ""
-    console.print(f"time: {estimate_cost(sweep, plan, _num_trials(sweep))}{besides}")
+    console.print(f"time: {estimate_cost(sweep, plan, num_left, log)}{besides}")
     console.print("sampled trials:")
     for key, params in sample_trials(sweep, 3).items():
         settings = ", ".join(f"{name}={_short(value)}" for name, value in params.items())
@@ -340,6 +379,15 @@ def _versions() -> dict[str, str]:
 
 def _num_trials(sweep: SweepConfig) -> int:
     return len(sweep.forget_sets) * sum(num_trials(sweep, entry) for entry in sweep.methods)
+
+
+def _num_left(sweep: SweepConfig, log: SweepLog | None) -> int:
+    """How many trials a sweep that goes on still runs; all of them without a log."""
+    if log is None:
+        return _num_trials(sweep)
+    cells = [(entry, name) for entry in sweep.methods for name in sweep.forget_sets]
+    done = {(entry.name, name): sum(trial.is_done for trial in log.cell(entry.name, name)) for entry, name in cells}
+    return sum(max(0, num_trials(sweep, entry) - done[entry.name, name]) for entry, name in cells)
 
 
 def _budget(sweep: SweepConfig) -> str:

@@ -6,6 +6,7 @@ python -m orchestrator.sweep --dry-run tofu_search --cluster clusters/aws-p4d.ya
 python -m orchestrator.sweep tofu_tiny scenario.source=DATA model.target=MODEL search.trials_per_cell=20
 python -m orchestrator.sweep my_sweep.yaml resources.workers_per_trial=8 resources.gpus_per_worker=1
 python -m orchestrator.sweep --resume ~/lethe/quickstart-20260101-120000
+python -m orchestrator.sweep --dry-run --resume ~/lethe/quickstart-20260101-120000        what is left, and how long
 python -m orchestrator.sweep my_sweep.yaml --resume s3://bucket/lethe/mine     starts there, or goes on: to be repeated
 ray job submit --working-dir . -- python -m orchestrator.sweep my_sweep.yaml storage=/shared/lethe
 """
@@ -39,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if arguments.resume is not None:
             given = load_config(arguments.sweep, arguments.overrides) if arguments.sweep else None
+            if arguments.dry_run:
+                session.dry_run_of_rest(arguments.resume, arguments.overrides, console, given, arguments.cluster)
+                return 0
             study = session.resume(arguments.resume, arguments.overrides, console, given)
         else:
             config = load_config(arguments.sweep or "quickstart", arguments.overrides)
@@ -65,7 +69,9 @@ def _parse(argv: Sequence[str] | None) -> Any:
     parser.add_argument(
         "arguments", nargs="*", metavar="SWEEP | key=value", help="a shipped sweep or a YAML file; then settings"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print what would run, and start nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would run, with --resume what is left, and start nothing"
+    )
     parser.add_argument(
         "--cluster", metavar="FILE", help="with --dry-run: plan for this cluster file (launcher, KubeRay, SLURM)"
     )
@@ -77,8 +83,6 @@ def _parse(argv: Sequence[str] | None) -> Any:
     arguments.overrides = [word for word in arguments.arguments if "=" in word]
     if len(names) > 1:
         parser.error(f"one sweep at a time, but got {', '.join(names)}")
-    if arguments.resume is not None and arguments.dry_run:
-        parser.error("--resume goes on with a sweep, --dry-run starts nothing; choose one")
     if arguments.cluster is not None and not arguments.dry_run:
         parser.error("--cluster only plans; add --dry-run, or start the cluster and submit the sweep there")
     arguments.sweep = names[0] if names else None

@@ -8,10 +8,13 @@ from rich.console import Console
 
 from orchestrator import session
 from orchestrator.config import SweepConfig
+from orchestrator.embedded import with_folders
 from orchestrator.load_config import ConfigError, build_config, load_config
 from orchestrator.scenarios.digest import describe_data
 from orchestrator.scenarios.load import load_tasks
-from orchestrator.tracking.journal import Journal, SweepStarted
+from orchestrator.storage import Storage
+from orchestrator.tracking.journal import Journal, SweepStarted, TrialFinished, TrialStarted
+from orchestrator.tracking.kept_journal import open_journal
 from orchestrator.tracking.sweep_log import load_sweep
 from tests.ray import folders, tiny
 
@@ -157,10 +160,12 @@ def test_data_that_was_edited_since_is_refused(tofu_folder, tmp_path):
     chain = load_tasks(sweep.scenario, sweep.evaluation, "forget05")
     folder = just_started(sweep, tmp_path / "edited", {"forget05": describe_data(sweep.scenario, chain)})
     resume(folder)
+    dry_run_of_rest(folder)
     path = tmp_path / "data" / "retain95.json"
     path.write_text(path.read_text() + json.dumps({"question": "New?", "answer": "Yes."}) + "\n")
-    with pytest.raises(ConfigError, match="^forget_sets: the retain rows of forget05 are not those"):
-        resume(folder)
+    for door in (resume, dry_run_of_rest):
+        with pytest.raises(ConfigError, match="^forget_sets: the retain rows of forget05 are not those"):
+            door(folder)
 
 
 @pytest.fixture
@@ -193,3 +198,87 @@ def test_a_search_that_asked_everything_cannot_be_confirmed(sweep_folder):
     words = "was scored on all questions, and what it has seen confirms nothing; start a new sweep, or leave confirm"
     with pytest.raises(ConfigError, match=f"^confirm.held_out: .*{words}"):
         resume(sweep_folder, "confirm.held_out=0.5")
+
+
+def dry_run_of_rest(place, *overrides, given=None):
+    out = io.StringIO()
+    session.dry_run_of_rest(str(place), overrides, Console(file=out, width=300), given)
+    return out.getvalue()
+
+
+def ended(method, number, seconds=600.0, **how):
+    """The records of a trial."""
+    key = f"{method}/forget/t{number:03}"
+    values = dict(key=key, method=method, forget_set="forget", number=number, params={}, config={}, time=0)
+    how = dict(state="COMPLETE") | how
+    return TrialStarted(**values), TrialFinished(key=key, time=seconds, **how)
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def write_ended(journal):
+    """Of five trials two are done; the third failed for a reason that lies elsewhere, and is tried again."""
+    for trial in (ended("GA+GD", 0), ended("GA+GD", 1, 1.0, state="FAILED", retry=True), ended("ME+GD", 0)):
+        for record in trial:
+            journal.append(record)
+
+
+def test_a_dry_run_tells_what_is_left_of_a_sweep_that_is_running(sweep_folder, tmp_path):
+    config = SweepConfig.model_validate(load_sweep(sweep_folder).header.config)
+    later = Journal(just_started(config, tmp_path / "later") / "journal")  # not this sweep's trials
+    for record in ended("GA+GD", 0, 9e9):
+        later.append(record)
+    later.close()
+    running = Journal(sweep_folder / "journal")
+    write_ended(running)
+    before = files(tmp_path)
+    out = dry_run_of_rest(sweep_folder, "resources.max_workers=1")
+    assert "= 5 trials\n  2 of them are done, 3 are left\n" in out
+    assert "took 10 min (median of 2); 3 such trials on 1 slot take about 30 min, baselines" in out
+    assert "dry run: nothing was started" in out and files(tmp_path) == before
+    out = dry_run_of_rest(sweep_folder, "resources.max_workers=1", "search.trials_per_cell=6")
+    assert "  2 of them are done, 5 are left\n" in out and "5 such trials on 1 slot take about 50 min" in out
+    for record in (*ended("GA+GD", 1), *ended("GA+GD", 2), *ended("GA+GD", 3, state="FAILED")):
+        running.append(record)
+    assert "time: no trial is left to run\n" in dry_run_of_rest(sweep_folder)
+    running.close()
+
+
+def test_before_a_trial_is_whole_those_of_sweeps_like_it_tell_the_time(sweep_folder, tmp_path):
+    config = SweepConfig.model_validate(load_sweep(sweep_folder).header.config)
+    other = Journal(just_started(config, tmp_path / "other") / "journal")
+    for record in ended("GA+GD", 0, 300.0):
+        other.append(record)
+    other.close()
+    assert "took 5.0 min (median of 1); 5 such trials on 1 slot" in dry_run_of_rest(
+        sweep_folder, "resources.max_workers=1"
+    )
+
+
+def test_a_dry_run_reads_a_store_beside_the_sweep_that_writes_there(sweep_folder, store_uri, tmp_path, monkeypatch):
+    monkeypatch.setenv("LETHE_COPIES", str(tmp_path / "copies"))
+    running = open_journal(Storage(tmp_path / "elsewhere", store_uri))
+    running.append(load_sweep(sweep_folder).header)
+    write_ended(running)
+    names = Storage(tmp_path / "look", store_uri).sub("journal").names()
+    assert "lease.json" in names
+    out = dry_run_of_rest(store_uri)
+    assert "  2 of them are done, 3 are left\n" in out and "took 10 min (median of 2); 3 such trials" in out
+    assert Storage(tmp_path / "look", store_uri).sub("journal").names() == names
+    running.append(ended("GA+GD", 1)[1])  # it still has the lease
+    running.close()
+
+
+def test_a_dry_run_makes_nothing_of_what_is_embedded(tmp_path):
+    given = load_config("quickstart", [f"storage={tmp_path}"])
+    new = dry_run_of_rest(tmp_path / "new", given=given)
+    assert "time: not known before" in new and "are left" not in new
+    folder = just_started(with_folders(given), tmp_path / "sweep")
+    before = files(tmp_path)
+    out = dry_run_of_rest(folder, given=given)
+    assert "  0 of them are done" in out and "target: embedded" in out
+    assert files(tmp_path) == before and not (tmp_path / "cache").exists()
+    with pytest.raises(ConfigError, match="^seed: cannot change when a sweep is resumed"):
+        dry_run_of_rest(folder, given=load_config("quickstart", [f"storage={tmp_path}", "seed=1"]))

@@ -259,10 +259,19 @@ def test_a_sweep_without_its_required_settings_names_them(capsys):
 
 
 def test_resume_of_a_folder_without_a_journal(tmp_path, capsys):
-    assert f"no journal in {tmp_path}/journal" in refused(capsys, "--resume", str(tmp_path))
+    for more in ((), ("--dry-run",)):
+        assert f"no journal in {tmp_path}/journal" in refused(capsys, "--resume", str(tmp_path), *more)
 
 
-@pytest.mark.parametrize("words", [["one", "two"], ["--resume", "d", "--dry-run"], ["--nosuch"]])
+def test_a_dry_run_of_a_sweep_to_be_resumed_or_started_there(arguments, tmp_path, capsys):
+    assert main([*arguments, "--dry-run", "--resume", str(tmp_path / "store" / "new")]) == 0
+    assert "dry run: nothing was started" in capsys.readouterr().out
+    assert not (tmp_path / "store" / "new").exists()
+    error = refused(capsys, "--dry-run", "--resume", "s3://user:secret@bucket/x")
+    assert error.startswith("error: storage: a URI may hold no password")
+
+
+@pytest.mark.parametrize("words", [["one", "two"], ["--resume", "d", "--cluster", "c.yaml"], ["--nosuch"]])
 def test_bad_usage_is_exit_code_two(words, capsys):
     with pytest.raises(SystemExit) as error:
         main(words)
