@@ -94,7 +94,7 @@ def finish(view: Any, log: SweepLog, summary: SweepSummary, report: Path | None)
     """
     view.mark_front({trial.key for group in summary.forget_sets for trial in group.front})
     if report is not None:
-        view.log_report(report)
+        view.log_report(report, summary)
     return view.write_page(), view.register(log, winning_keys(summary))
 
 

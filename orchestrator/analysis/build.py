@@ -15,7 +15,7 @@ from orchestrator.analysis.answers import side_by_side
 from orchestrator.analysis.chains import OVER_TASKS, task_chains
 from orchestrator.analysis.confirmation_plots import confirmation_figures
 from orchestrator.analysis.confirmed_volume import confirmed_volumes
-from orchestrator.analysis.cost import cost_figure, cost_tables, time_spent
+from orchestrator.analysis.cost import cell_totals, cost_figure, cost_tables, time_spent
 from orchestrator.analysis.downstream import downstream_table
 from orchestrator.analysis.headline import finding, headline
 from orchestrator.analysis.influence import FEWEST_COMPLETE, settings
@@ -87,6 +87,7 @@ def render(summary: SweepSummary) -> str:
             },
             trials=trials,
             costs=costs,
+            totals=cell_totals(summary),
             spent=time_spent(summary),
             searched=searched,
             fewest_complete=FEWEST_COMPLETE,

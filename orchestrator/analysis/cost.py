@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.analysis.plots import hover_text
 from orchestrator.analysis.summary import STATES, CellSummary, ForgetSetSummary, SweepSummary, TrialSummary
@@ -29,12 +29,39 @@ class CostTable:
     rows: tuple[tuple[str, tuple[Cost | None, ...]], ...]
 
 
-def cost_tables(sweep: SweepSummary) -> list[CostTable]:
-    """Seconds and, where there were GPUs, GPU-seconds of a trial; none where no trial is complete.
+@dataclass(frozen=True, slots=True)
+class CellTotals:
+    """What all trials of each cell took together, laid out as a CostTable; None where none has ended."""
 
-    Forget sets whose size no record says come last.
-    """
-    groups = tuple(sorted(sweep.forget_sets, key=lambda group: (group.num_rows is None, group.num_rows or 0)))
+    title: str
+    groups: tuple[ForgetSetSummary, ...]
+    rows: tuple[tuple[str, tuple[float | None, ...]], ...]
+
+
+def cell_totals(sweep: SweepSummary) -> CellTotals | None:
+    """GPU-seconds of the trials that ended, whatever became of them, seconds without GPUs; None before one has."""
+    groups = _by_size(sweep)
+    kind: Literal["gpu_seconds", "seconds"] = "gpu_seconds" if sweep.gpu_seconds else "seconds"
+
+    def total(cell: CellSummary | None) -> float | None:
+        spent = [value for trial in (cell.trials if cell else ()) if (value := getattr(trial, kind)) is not None]
+        return sum(spent) if spent else None
+
+    cells = [{cell.method: cell for cell in group.cells} for group in groups]
+    rows = tuple((method, tuple(total(here.get(method)) for here in cells)) for method in sweep.methods)
+    if all(value is None for _, values in rows for value in values):
+        return None
+    return CellTotals(f"{'GPU time' if sweep.gpu_seconds else 'Time'} of all trials", groups, rows)
+
+
+def _by_size(sweep: SweepSummary) -> tuple[ForgetSetSummary, ...]:
+    """The forget sets; those whose size no record says come last."""
+    return tuple(sorted(sweep.forget_sets, key=lambda group: (group.num_rows is None, group.num_rows or 0)))
+
+
+def cost_tables(sweep: SweepSummary) -> list[CostTable]:
+    """Seconds and, where there were GPUs, GPU-seconds of a trial; none where no trial is complete."""
+    groups = _by_size(sweep)
     if not sum(group.counts["COMPLETE"] for group in groups):
         return []
     tables = [_table("Time of a trial", sweep, groups, lambda trial: trial.seconds)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
 
+from orchestrator.analysis.summary import SweepSummary
 from orchestrator.storage import is_uri
 from orchestrator.tracking import mlflow_page as page
 from orchestrator.tracking.journal import (
@@ -112,6 +113,17 @@ def final_metrics(
             metric = Metric(name, value, time_ms, 0, model_id, dataset.name, dataset.digest)
         metrics.append(metric)
     return metrics
+
+
+def cell_metrics(summary: SweepSummary) -> list[Metric]:
+    """GPU-seconds of each cell that held any."""
+    time_ms = milliseconds(summary.last_time)  # a trial that is tried again may make a sum smaller: the latest counts
+    return [
+        Metric(page.cell_metric(cell.method, cell.forget_set), cell.gpu_seconds, time_ms, 0)
+        for group in summary.forget_sets
+        for cell in group.cells
+        if cell.gpu_seconds
+    ]
 
 
 def final_tags(finished: TrialFinished) -> dict[str, str]:

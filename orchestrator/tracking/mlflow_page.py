@@ -52,6 +52,11 @@ def model_name(key: str) -> str:
     return re.sub(r"[/:.%\"']", "-", key)
 
 
+def cell_metric(method: str, forget_set: str) -> str:
+    """The GPU time of a cell, such as `gpu_seconds/ME-GD/forget05`: MLflow takes no + in the name of a metric."""
+    return f"gpu_seconds/{re.sub(r'[^A-Za-z0-9_.-]+', '-', method)}/{forget_set}"
+
+
 def registered_model_name(sweep: str, folder: str, forget_set: str) -> str:
     """Of a sweep's winners on one forget set; MLflow takes neither / nor :, and an @ would begin an alias."""
     parts = [*([] if folder.startswith(sweep) else [sweep]), folder, forget_set]

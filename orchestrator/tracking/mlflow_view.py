@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.analysis.palette import method_colors
+from orchestrator.analysis.summary import SweepSummary
 from orchestrator.storage import is_uri, join, split
 from orchestrator.tracking import mlflow_page as page
 from orchestrator.tracking.journal import (
@@ -26,6 +27,7 @@ from orchestrator.tracking.journal import (
 )
 from orchestrator.tracking.mlflow_entities import (
     News,
+    cell_metrics,
     final_metrics,
     final_tags,
     inputs,
@@ -121,8 +123,8 @@ class MlflowView:
             self._tag_experiment(client, {page.VIEW_TAG: view})
             return page.view_fragment(self._id)
 
-    def log_report(self, path: Path) -> str:
-        """Attach the report; returns the part of its URL that follows the server's address.
+    def log_report(self, path: Path, summary: SweepSummary) -> str:
+        """Attach the report and the GPU time of cells; returns the part of its URL that follows the server's address.
 
         MLflow keeps artifacts with runs, not with experiments, and shows HTML there: so the report has a run of its
         own, named `report`, that the saved view hides and the description names. TrackingError: no answer.
@@ -134,6 +136,7 @@ class MlflowView:
             start_ms = milliseconds(self._first_header().time)
             run = found[0] if found else client.create_run(self._id, start_ms, tags, "report")
             client.log_text(run.info.run_id, path.read_text(encoding="utf-8"), page.REPORT)
+            _send(client, _Run.of(run), cell_metrics(summary))
             client.set_terminated(run.info.run_id, "FINISHED", start_ms)
             self._tag_experiment(client, {"mlflow.note.content": page.describe(self._header, run.info.run_id)})
             return page.report_fragment(self._id, run.info.run_id)

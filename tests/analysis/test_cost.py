@@ -4,7 +4,7 @@ import pytest
 from synthetic_sweep import cell, data, finished, header, started, write_records, write_sweep
 
 from orchestrator.analysis.build import render
-from orchestrator.analysis.cost import Cost, Spent, cost_figure, cost_tables, time_spent
+from orchestrator.analysis.cost import Cost, Spent, cell_totals, cost_figure, cost_tables, time_spent
 from orchestrator.analysis.overlay import overlay
 from orchestrator.analysis.summary import summarize
 from orchestrator.tracking.journal import TrialState
@@ -57,6 +57,24 @@ def test_gpu_time_has_a_table_of_its_own(tmp_path):
     plain, held = cost_tables(summarize(log))
     assert (plain.title, held.title) == ("Time of a trial", "GPU time of a trial")
     assert dict(held.rows)["ME+GD"][0].most == 2 * 3600
+
+
+def test_all_trials_of_a_cell_together(tmp_path):
+    """Failed trials are paid for as well; the sum of a trial that runs is not known yet."""
+    summary = summary_of(tmp_path / "cpu", {"f": 400, "g": 40})
+    totals = cell_totals(summary)
+    assert totals.title == "Time of all trials" and [group.name for group in totals.groups] == ["g", "f"]
+    assert totals.rows == (("A", (162, 1050)), ("B", (70, None)))
+    section = render(summary).split('<section id="cost">')[1].split("</section>")[0]
+    assert '<div class="scroll" tabindex="0" role="region" aria-label="Time of all trials">' in section
+    assert "18 min" in section  # 1050 s
+    records = [header(cells=(cell("A", "f"),)), started("A", "f", 0).model_copy(update={"gpus": 2.0})]
+    assert cell_totals(summarize(load_sweep(write_records(tmp_path / "begun", records)))) is None
+    for number, held in ((0, 400.0), (1, 300.0)):
+        end = finished(f"A/f/{number}", state=TrialState.FAILED).model_copy(update={"gpu_seconds": held})
+        records += [started("A", "f", number), end]
+    totals = cell_totals(summarize(load_sweep(write_records(tmp_path / "gpu", [records[0], *records[2:]]))))
+    assert (totals.title, totals.rows) == ("GPU time of all trials", (("A", (700,)),))
 
 
 def test_what_all_the_time_went_to(tmp_path):

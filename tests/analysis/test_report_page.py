@@ -248,5 +248,6 @@ def test_gpu_time_is_shown_where_there_was_any(tmp_path):
     held = start.model_copy(update={"gpus": 8.0, "time": start.time + 1800})  # until an hour after the header
     records = [header(), held, finished(start.key, (0.5, 0.5)), SweepEnded(state="budget spent", time=held.time + 1900)]
     page = Page(page_of(load_sweep(write_records(tmp_path / "gpu", records)), tmp_path))
-    assert page.text.count("GPU time") == 6  # a column for each forget set, costs, all, one of trials, how it was made
+    # A column for each forget set, costs, cells, all, one of trials, how it was made.
+    assert page.text.count("GPU time") == 7
     assert "4.0 h" in page.text and "the sweep is not finished (budget spent)" in page.text

@@ -392,20 +392,6 @@ def test_the_saved_page_shows_the_objectives(uri, sweep):
     assert again["tags"] == experiment["tags"]
 
 
-def test_the_report_has_one_run_that_the_description_names(uri, sweep, tmp_path):
-    sweep_dir, records = sweep
-    (tmp_path / "report.html").write_text("<h1>Ergebnis: gut</h1>", encoding="utf-8")
-    for _ in range(2):
-        view = MlflowView(uri, sweep_dir)
-        view.apply(records)
-        fragment = view.log_report(tmp_path / "report.html")
-    run = _runs(uri)["report"]
-    assert run["artifacts"] == {"report.html": "<h1>Ergebnis: gut</h1>"}
-    assert f"runs/{run['id']}/artifacts/report.html" in fragment
-    (experiment,) = content(uri, with_ids=False).values()
-    assert "`report.html`" in experiment["tags"]["mlflow.note.content"]
-
-
 def test_a_store_that_is_away_is_named_without_its_password(sweep):
     sweep_dir, records = sweep
     with pytest.raises(TrackingError) as caught:
