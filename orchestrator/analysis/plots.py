@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from orchestrator.analysis.influence import Settings
+from orchestrator.analysis.labels import place_names
 from orchestrator.analysis.palette import BASELINE_SYMBOLS
 from orchestrator.analysis.summary import ForgetSetSummary, SweepSummary, TrialSummary
 from orchestrator.analysis.words import number, score, short_names, words
@@ -78,7 +79,9 @@ def figure(summary: SweepSummary, data: Sequence[dict[str, Any]], ranges: Sequen
     """The traces that hold a point, on the axes of the first two objectives."""
     titles = [escape(title, quote=False) for title in axis_titles(summary.objectives)]
     axes = [{"title": {"text": title}, "range": list(span)} for title, span in zip(titles, ranges, strict=True)]
-    return {"data": [trace for trace in data if trace["x"]], "layout": {"xaxis": axes[0], "yaxis": axes[1]}}
+    traces = [trace for trace in data if trace["x"]]
+    layout = {"xaxis": axes[0], "yaxis": axes[1], "annotations": place_names(traces, ranges)}
+    return {"data": traces, "layout": layout}
 
 
 def step_line(objectives: Sequence[ObjectiveRecord]) -> str:
@@ -87,12 +90,10 @@ def step_line(objectives: Sequence[ObjectiveRecord]) -> str:
 
 
 def baseline_look(method: str) -> dict[str, Any]:
-    """What sets a baseline's trace apart: a symbol of its own, and its name above it."""
+    """What sets a baseline's trace apart: a symbol of its own, and its name."""
     return {
-        "mode": "markers+text",
         "cliponaxis": False,
-        "text": [words(method)],
-        "textposition": "top center",
+        "name": words(method),
         "marker": {"size": 14, "opacity": 1, "symbol": BASELINE_SYMBOLS[method], "line": {"width": 2}},
     }
 

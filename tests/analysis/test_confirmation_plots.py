@@ -39,7 +39,7 @@ def test_the_range_holds_every_bar_and_the_baselines(tmp_path):
     low, high = figure["layout"]["xaxis"]["range"]
 
     assert low < 0.2 and high > 0.9
-    assert [t["text"] for t in figure["data"] if "text" in t] == [["before"], ["retain model"]]
+    assert [name["text"] for name in figure["layout"]["annotations"]] == ["before", "retain model"]
 
 
 def test_nothing_confirmed_is_no_figure(tmp_path):

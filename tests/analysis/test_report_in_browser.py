@@ -18,7 +18,7 @@ from test_confirmation_table import records as confirmed_records
 
 from orchestrator.analysis.build import render, write_report
 from orchestrator.analysis.overlay import overlay
-from orchestrator.analysis.palette import method_symbols
+from orchestrator.analysis.palette import method_colors, method_symbols, on_dark
 from orchestrator.analysis.summary import summarize
 from orchestrator.tracking.journal import CellRecord, TrialState
 from orchestrator.tracking.sweep_log import load_sweep
@@ -48,15 +48,27 @@ def press(browser, selector):
     browser.execute_script("document.querySelector(arguments[0]).click()", selector)
 
 
-def show(browser, log, path):
-    """Open the page of a sweep, with all that is drawn when a reader comes to it."""
-    browser.get(write_report(summarize(log), path / "report.html").as_uri())
+def open_page(browser, page):
+    """The whole page, with all that is drawn when a reader comes to it."""
+    browser.get(page.as_uri())
+    # `get` may return before the page's scripts have run.
+    WebDriverWait(browser, 20).until(lambda _: browser.execute_script("return document.readyState") == "complete")
     browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+
+
+def show(browser, log, path):
+    """Open the page of a sweep."""
+    open_page(browser, write_report(summarize(log), path / "report.html"))
 
 
 def resize(browser, width):
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+def rgb(color):
+    """As a browser says `#rrggbb`."""
+    return "rgb({}, {}, {})".format(*bytes.fromhex(color[1:]))
 
 
 def fits(browser):
@@ -239,8 +251,7 @@ def test_an_overlay_in_a_browser(browser, tmp_path):
     sweeps = {name: summarize(load_sweep(write_sweep(tmp_path / name, seed=seed))) for seed, name in enumerate("ab")}
     page = tmp_path / "both.html"
     page.write_text(render(overlay(sweeps)), encoding="utf-8")
-    browser.get(page.as_uri())
-    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    open_page(browser, page)
     drawn = "return document.querySelectorAll('#fronts .scatterlayer path.point').length"
     assert browser.execute_script(drawn) == 2 * 36 + 4  # the baselines are the same models, and drawn once
     press(browser, ".legend button[data-owner='ME+GD (b)']")
@@ -253,13 +264,47 @@ def test_an_overlay_in_a_browser(browser, tmp_path):
     assert [entry["message"] for entry in browser.get_log("browser")] == []
 
 
-def test_names_of_baselines_are_not_cut_on_a_phone(browser, log, tmp_path):
+def test_names_of_baselines_are_whole_and_cover_no_point(browser, log, tmp_path):
+    names = """return [...document.querySelectorAll("#fronts .plot")].map((plot) => {
+      const boxes = [plot, ...plot.querySelectorAll("path.point")].map((one) => one.getBoundingClientRect());
+      const [outer, ...points] = boxes;
+      return [...plot.querySelectorAll(".annotation-text")].map((name) => {
+        const box = name.getBoundingClientRect();
+        const isBeside = (point) => box.left >= point.right || box.right <= point.left;
+        const isOn = (point) => !isBeside(point) && box.top < point.bottom && box.bottom > point.top;
+        return [name.textContent, box.left >= outer.left && box.right <= outer.right, points.filter(isOn).length];
+      });
+    });"""
+    for width in (360, 1200):
+        resize(browser, width)
+        show(browser, log, tmp_path)
+        assert browser.execute_script(names) == [[["before", True, 0], ["retain model", True, 0]]] * 2
+
+
+def test_a_dark_page_has_dark_paper_and_the_colours_for_it(browser, log, tmp_path):
+    looks = """const [trace] = document.querySelector("#fronts .plot").data.filter((one) => one.meta.owner === "ME+GD");
+    const swatch = document.querySelector(".legend button[data-owner='ME+GD'] .swatch");
+    const [paper, color] = [document.body, swatch].map((one) => getComputedStyle(one).backgroundColor);
+    return [trace.marker.color, paper, color];"""
+    own = method_colors(summarize(log).methods)["ME+GD"]
+    assert on_dark(own) != own
+    for scheme, color, paper in (("light", own, "#fbfbf9"), ("dark", on_dark(own), "#151618")):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        show(browser, log, tmp_path)
+        assert browser.execute_script(looks) == [color, rgb(paper), rgb(color)]
+    feature = {"name": "prefers-color-scheme", "value": "light"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})  # while the page is open
+    WebDriverWait(browser, 20).until(lambda _: browser.execute_script(looks)[0] == own)
+    assert [entry["message"] for entry in browser.get_log("browser")] == []
+
+
+def test_the_page_fits_a_wide_window(browser, log, tmp_path):
+    resize(browser, 1600)
     show(browser, log, tmp_path)
-    ends = (
-        "return [...document.querySelectorAll('#fronts .plot')].map((plot) => [...plot.querySelectorAll('.textpoint')]"
-    )
-    ends += ".every((name) => name.getBoundingClientRect().right <= plot.getBoundingClientRect().right))"
-    assert browser.execute_script(ends) == [True, True]
+    assert fits(browser)
+    columns = "return new Set([...document.querySelectorAll('#fronts .plot')].map((plot) => plot.offsetTop)).size"
+    assert browser.execute_script(columns) == 1  # both fronts beside each other
 
 
 def test_figures_are_drawn_anew_for_another_width(browser, log, tmp_path):

@@ -18,14 +18,14 @@ function paint(trace) {
     visible: !hidden.has(owner),
     line: { ...trace.line, color },
     marker: { symbol: own.symbol, ...trace.marker, color, line: { ...trace.marker.line, color: outline } },
-    textfont: { color: look.ink, size: 12, shadow: `0 0 3px ${look.paper}, 0 0 3px ${look.paper}` },
   };
 }
 
-// The name of a baseline near an edge, which a narrow figure would cut.
-function named(trace, [low, high]) {
-  const share = (trace.x[0] - low) / (high - low), side = share > 0.75 ? "left" : share < 0.25 ? "right" : "center";
-  return { ...trace, textposition: `top ${side}` };
+// The name of a baseline, where Python found room for it.
+function named({ x, y, text, wide, narrow }, isNarrow) {
+  const [xshift, yshift] = isNarrow ? narrow : wide;
+  const font = { color: look.ink, size: 12, shadow: Array(6).fill(`0 0 2px ${look.paper}`).join() };
+  return { x, y, text, xshift, yshift, font, showarrow: false, xanchor: "center", yanchor: "middle" };
 }
 
 // An objective over a setting. A trial that diverged has a cross at the worse end, where its score would be.
@@ -64,9 +64,12 @@ function draw(place) {
     automargin: given.type === "category",  // else everything is drawn twice
     ...(given.dtick ? {} : { nticks: narrow ? 5 : 8 }),
   });
+  const names = figure.layout.annotations;
   const layout = {
     xaxis: axis(figure.layout.xaxis), yaxis: axis(figure.layout.yaxis),
-    height: narrow || small ? 320 : 420, margin: { l: 60, r: 16, t: 12, b: 48 }, showlegend: false, hovermode: "closest",
+    annotations: names?.map((name) => named(name, narrow)),
+    height: narrow || small ? 320 : 420, showlegend: false, hovermode: "closest",
+    margin: { l: 60, r: names && !narrow ? 40 : 16, t: 12, b: 48 },  // a name has room there; see labels.py
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", dragmode: narrow ? false : "zoom",
     font: { family: look.sans, color: look.ink },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: look.muted, activecolor: look.ink },
@@ -75,8 +78,7 @@ function draw(place) {
   const config = {
     displaylogo: false, displayModeBar: narrow ? false : "hover", modeBarButtons: [["toImage", "resetScale2d"]],
   };
-  const traces = figure.data.map(paint).map((trace) => (narrow && trace.text ? named(trace, figure.layout.xaxis.range) : trace));
-  Plotly.react(place, traces, layout, config);
+  Plotly.react(place, figure.data.map(paint), layout, config);
   place.dataset.drawn = width;
   performance.mark("figure drawn");
 }
