@@ -1,6 +1,11 @@
-"""The pictures of the README, from a finished sweep: `python -m benchmarks.pictures SWEEP_DIR OUT_DIR`.
+"""Pictures of a finished sweep: its report, wide, narrow and dark, and its page in MLflow; or a part of the report.
 
-The sweep's folder is only read: its journal is shown by an MLflow server of our own, on a store that is thrown away.
+python -m benchmarks.pictures SWEEP_DIR OUT_DIR                           report.png and its kin, mlflow.png
+python -m benchmarks.pictures SWEEP_DIR OUT_DIR --only NAME FIRST LAST    NAME.png: from FIRST to LAST of the report
+
+FIRST and LAST are CSS selectors of elements of the page: the picture ends where LAST does, without what follows it. The
+sweep's folder is only read: the report is made anew from its journal, which an MLflow server of our own shows as well,
+on a store that is thrown away.
 """
 
 import argparse
@@ -17,22 +22,55 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from orchestrator.analysis.build import write_report
+from orchestrator.analysis.summary import summarize
+from orchestrator.tracking.journal import JournalError
+from orchestrator.tracking.sweep_log import load_sweep
+
 FLAGS = (
     "headless=new", "no-sandbox", "disable-gpu", "disable-quic", "disable-dev-shm-usage", "hide-scrollbars",
     "no-first-run", "disable-background-networking", "disable-component-update", "disable-sync",
 )  # fmt: skip
-WIDTH = 1400
-REPORT_HEIGHT, MLFLOW_HEIGHT = 1780, 1400
+WIDTH, PHONE_WIDTH = 1400, 360
+MLFLOW_HEIGHT = 1400
+MARGIN = 24  # pixels above and below a part of the report
 WAIT_SECONDS = 180
+# Takes away what follows an element, so that a picture that ends with it has nothing in halves.
+END_WITH = """
+for (let at = arguments[0]; at !== document.body; at = at.parentElement)
+  for (let next = at.nextElementSibling; next; next = next.nextElementSibling) next.hidden = true;
+"""
+ALL_DRAWN = """
+const plots = [...document.querySelectorAll(".plot")].filter((plot) => plot.checkVisibility());
+return plots.every((plot) => Number(plot.dataset.drawn) === plot.clientWidth);
+"""
+TOP_AND_BOTTOM = "return [arguments[0].getBoundingClientRect().top, arguments[1].getBoundingClientRect().bottom]"
 # The assistant beside the charts, and the note that the view is a shared one.
 CLOSING = ("[data-component-id='mlflow.assistant.chat_panel.close']", "button[aria-label='Hide banner']")
+
+
+class Picture(NamedTuple):
+    """A part of the report: from the top of the first element of a CSS selector to the bottom of that of another."""
+
+    name: str
+    first: str
+    last: str
+    width: int = WIDTH
+    is_dark: bool = False
+
+
+PICTURES = (
+    Picture("report", "header", "#best .scroll"),
+    Picture("report_narrow", "header", "#fronts figure", width=PHONE_WIDTH),
+    Picture("report_dark", "header", "#fronts", is_dark=True),
+)
 
 
 @contextlib.contextmanager
@@ -86,17 +124,29 @@ def chromium(profile: Path) -> Iterator[Any]:
         browser.quit()
 
 
-def photograph_report(browser: Any, page: Path, out: Path) -> None:
-    """The top of the report, with its plots."""
-    _resize(browser, REPORT_HEIGHT)
+def photograph_report(browser: Any, page: Path, picture: Picture, out: Path) -> None:
+    """The part of the page, with its figures drawn."""
+    _color(browser, "dark" if picture.is_dark else "light")
     browser.get(page.resolve().as_uri())
-    _until(browser, lambda: _count(browser, ".plot svg.main-svg .scatterlayer path.point") > 0)
-    _save(browser, out)
+    _until(browser, lambda: browser.execute_script("return document.readyState") == "complete")  # `get` may be earlier
+    first, last = (browser.find_element(By.CSS_SELECTOR, selector) for selector in (picture.first, picture.last))
+    browser.execute_script(END_WITH, last)
+
+    def is_drawn() -> bool:
+        """A figure is drawn when it is near to the window, which therefore holds the whole page."""
+        _resize(browser, picture.width, browser.execute_script("return document.documentElement.scrollHeight"))
+        return bool(browser.execute_script(ALL_DRAWN))
+
+    _until(browser, is_drawn)
+    top, bottom = browser.execute_script(TOP_AND_BOTTOM, first, last)
+    top = max(0, top - MARGIN)
+    _save(browser, out, {"x": 0, "y": top, "width": picture.width, "height": bottom + MARGIN - top, "scale": 1})
 
 
 def photograph_mlflow(browser: Any, address: str, out: Path) -> None:
     """The saved chart view: runs on the left, the objectives and the settings on the right."""
-    _resize(browser, MLFLOW_HEIGHT)
+    _color(browser, "light")
+    _resize(browser, WIDTH, MLFLOW_HEIGHT)
     browser.get(address)
     _until(browser, lambda: "matching runs" in browser.find_element(By.TAG_NAME, "body").text)
     _until(browser, lambda: _count(browser, ".scatterlayer .point") > 0)
@@ -116,34 +166,47 @@ def _until(browser: Any, holds: Callable[[], bool]) -> None:
     WebDriverWait(browser, WAIT_SECONDS, ignored_exceptions=[StaleElementReferenceException]).until(lambda _: holds())
 
 
-def _resize(browser: Any, height: int) -> None:
-    size = {"width": WIDTH, "height": height, "deviceScaleFactor": 1, "mobile": False}
+def _color(browser: Any, scheme: str) -> None:
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+
+def _resize(browser: Any, width: int, height: int) -> None:
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
-def _save(browser: Any, out: Path) -> None:
-    picture = browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", "optimizeForSpeed": False})["data"]
-    out.write_bytes(base64.b64decode(picture))
+def _save(browser: Any, out: Path, clip: dict[str, float] | None = None) -> None:
+    options = {"format": "png", "optimizeForSpeed": False} | ({"clip": clip} if clip else {})
+    out.write_bytes(base64.b64decode(browser.execute_cdp_cmd("Page.captureScreenshot", options)["data"]))
     print(f"{out}: {out.stat().st_size / 1000:.0f} kB")
 
 
 def main() -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pictures", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.pictures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sweep_dir", type=Path, metavar="SWEEP_DIR", help="folder of a finished sweep")
-    parser.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="where report.png and mlflow.png go")
+    parser.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="where the pictures go")
+    parser.add_argument("--only", nargs=3, metavar=("NAME", "FIRST", "LAST"), help="this part of the report alone")
     arguments = parser.parse_args()
-    report = arguments.sweep_dir / "report.html"
-    if not report.is_file():
-        sys.stderr.write(f"error: {report} does not exist; make it with python -m orchestrator.report\n")
+    try:
+        summary = summarize(load_sweep(arguments.sweep_dir, keeps_steps=False))
+    except (JournalError, OSError, ValueError) as error:
+        sys.stderr.write(f"error: {error}\n")
         return 2
     arguments.out_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="lethe-pictures-", ignore_cleanup_errors=True) as name:
         scratch = Path(name)
-        with chromium(scratch / "browser") as browser, mlflow_server(scratch) as address:
-            photograph_report(browser, report, arguments.out_dir / "report.png")
-            page = show_in_mlflow(arguments.sweep_dir, address)
-            photograph_mlflow(browser, page, arguments.out_dir / "mlflow.png")
+        report = write_report(summary, scratch / "report.html")
+        with chromium(scratch / "browser") as browser:
+            for picture in [Picture(*arguments.only)] if arguments.only else PICTURES:
+                photograph_report(browser, report, picture, arguments.out_dir / f"{picture.name}.png")
+            if not arguments.only:
+                with mlflow_server(scratch) as address:
+                    page = show_in_mlflow(arguments.sweep_dir, address)
+                    photograph_mlflow(browser, page, arguments.out_dir / "mlflow.png")
     return 0
 
 
