@@ -71,16 +71,16 @@ def make_data(source: Path, folder: Path) -> None:
 
 
 def make_retain_models(models: Path, scenario: Sequence[str], storage: Path) -> dict[str, Path]:
-    """Of the largest forget set the model that there is; the others learn from it what they keep."""
+    """Of the largest forget set the model that there is; the others, before it, learn from it what they keep."""
     base = models / "tofu_tiny_retain"
-    found = {f"rows{SIZES[-1]}": base}
+    found = {}
     for size in SIZES[:-1]:
         out = found[f"rows{size}"] = storage / f"retain_rows{size}"
         if not out.is_dir():
             taught = ["train.learning_rate=1e-3", "train.epochs=5", "train.batch_size=8", "train.micro_batch_size=8"]
             command = [sys.executable, "-m", "orchestrator.finetune", str(out), *scenario, f"without=rows{size}"]
             subprocess.run([*command, f"base={base}", *taught], check=True)
-    return found
+    return found | {f"rows{SIZES[-1]}": base}
 
 
 def run(shared: Path, storage: Path, overrides: Sequence[str]) -> Path:
