@@ -54,8 +54,9 @@ def best_offsets(traces: Sequence[dict[str, Any]], ranges: Ranges, size: Size) -
         x, y = (np.array([trace["x"][0], trace["y"][0]]) - low) * scale
         width = LETTER_WIDTH * len(trace["name"])
         places = {offset: _text_box(x + offset[0], y + offset[1], width) for offset in _offsets(width)}
+        there, its_cost = np.array(boxes), np.array(costs)
         prices = {
-            offset: _cost(box, np.array(boxes), np.array(costs), size) + _FAR * (abs(offset[1]) > _ABOVE)
+            offset: _cost(box, there, its_cost, size) + _FAR * (abs(offset[1]) > _ABOVE)
             for offset, box in places.items()
         }
         found.append(min(prices, key=prices.__getitem__))
