@@ -29,13 +29,13 @@ def key(number, cell=CELL):
     return f"{cell}/t{number:03d}"
 
 
-def start(models, storage, *more, **environment):
-    return command(*tiny.settings(models, storage, *SEARCH, *more), **environment)
+def start(models, storage, *more, on=(), **environment):
+    return command(*tiny.settings(models, storage, *SEARCH, *more), on=on, **environment)
 
 
-def command(*arguments, **environment):
+def command(*arguments, on=(), **environment):
     """A sweep in the background, which ends with the test."""
-    sweep = tiny.start(arguments, **environment)
+    sweep = tiny.start(arguments, on=on, **environment)
     STARTED.append(sweep)
     return sweep
 

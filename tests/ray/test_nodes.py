@@ -1,13 +1,15 @@
 """A sweep on several nodes: processes of this machine, and machines with addresses of their own."""
 
 import contextlib
+import json
 import os
+import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -25,6 +27,16 @@ pytestmark = [
     pytest.mark.usefixtures("no_sweep_is_left"),
 ]
 RAY = str(Path(sys.executable).with_name("ray"))
+NODES = """
+import json, ray
+from ray._private.state import state
+ray.init(address="auto", log_to_driver=False)
+nodes = {"alive": [], "leaving": []}
+for node in ray.nodes():
+    stays = node["Alive"] and node["NodeID"] not in state.get_draining_nodes()
+    nodes["alive" if stays else "leaving"].append(node["NodeManagerAddress"])
+print(json.dumps(nodes))
+"""
 
 
 def test_slots_run_side_by_side_each_on_a_node_of_its_own(models, tmp_path):
@@ -63,43 +75,78 @@ def has_workers(node):
     return False
 
 
+@dataclass(frozen=True)
+class Machine:
+    """A machine that runs `ray start`: it has an address and a view of processes of its own, behind a cable."""
+
+    address: str
+    ray: subprocess.Popen
+    log: Path
+
+    @property
+    def on_it(self):
+        """What a command on it begins with."""
+        (first,) = psutil.Process(self.ray.pid).children()
+        return ["nsenter", f"--target={first.pid}", "--net", "--pid", "--mount", f"--wd={tiny.ROOT}"]
+
+    def wait_until_it_runs(self, seconds=120):
+        deadline = time.monotonic() + seconds
+        while "Ray runtime started" not in self.log.read_text():
+            assert self.ray.poll() is None and time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.5)
+
+
 class Network:
-    """A bridge on this machine and machines beyond it: namespaces with their own address, behind a cable each."""
+    """A bridge on this machine and machines beyond it, in namespaces."""
 
     def __init__(self):
         self.tag = f"{os.getpid() % 10_000}"
         self.prefix = f"10.231.{os.getpid() % 250}"
         self.bridge = f"lb{self.tag}"
         self.names = []
+        self.machines = []
         self._ip("link", "add", self.bridge, "type", "bridge")
-        self._ip("addr", "add", f"{self.prefix}.1/24", "dev", self.bridge)
         self._ip("link", "set", self.bridge, "up")
+        self.folder = Path(tempfile.mkdtemp(prefix="ln-", dir="/tmp"))  # sockets need short paths
 
-    @property
-    def address(self):
-        return f"{self.prefix}.1"
-
-    def add(self):
-        """A new machine; returns its address and what a command on it begins with."""
+    def add(self, token, *words):
+        """A new machine that runs `ray start` with a token."""
         number = len(self.names) + 2
-        name, cable = f"ln{self.tag}-{number}", f"lv{self.tag}-{number}"
+        name, cable, address = f"ln{self.tag}-{number}", self._cable(number), f"{self.prefix}.{number}"
         self.names.append(name)
         self._ip("netns", "add", name)
         self._ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", name)
         self._ip("link", "set", cable, "master", self.bridge, "up")
-        for command in (["addr", "add", f"{self.prefix}.{number}/24", "dev", "eth0"], ["link", "set", "eth0", "up"]):
+        for command in (["addr", "add", f"{address}/24", "dev", "eth0"], ["link", "set", "eth0", "up"]):
             self._ip("-n", name, *command)
         self._ip("-n", name, "link", "set", "lo", "up")
-        return f"{self.prefix}.{number}", ["ip", "netns", "exec", name]
+        of_its_own = ["ip", "netns", "exec", name, "unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+        files = f"--temp-dir={self.folder / str(number)}"  # two that start at once would take the same names of sockets
+        ray = [RAY, "start", f"--node-ip-address={address}", files, "--block", "--disable-usage-stats", *words]
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        log = self.folder / f"{address}.log"
+        with log.open("w") as file:
+            environment = tiny.environment(**knows(token), PATH=path)
+            started = subprocess.Popen([*of_its_own, *ray], env=environment, stdout=file, stderr=subprocess.STDOUT)
+        self.machines.append(Machine(address, started, log))
+        return self.machines[-1]
 
-    def cut(self, address):
+    def cut(self, machine):
         """Pull a machine's cable out."""
-        self._ip("link", "set", f"lv{self.tag}-{address.rpartition('.')[2]}", "down")
+        self._ip("link", "set", self._cable(machine.address.rpartition(".")[2]), "down")
 
     def close(self):
-        for name in self.names:
+        for machine in self.machines:
+            machine.ray.kill()  # and with it all that runs on the machine
+            machine.ray.wait(30)
+        for number, name in enumerate(self.names, 2):
+            self._ip("link", "del", self._cable(number))  # connections that cannot end keep a namespace for minutes
             self._ip("netns", "del", name)
         self._ip("link", "del", self.bridge)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _cable(self, number):
+        return f"lv{self.tag}-{number}"
 
     @staticmethod
     def _ip(*words):
@@ -108,8 +155,8 @@ class Network:
 
 @pytest.fixture
 def network():
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        pytest.skip("needs root and iproute2")
+    if os.geteuid() != 0 or not all(map(shutil.which, ("ip", "unshare", "nsenter"))):
+        pytest.skip("needs root, iproute2 and util-linux")
     try:
         made = Network()
     except subprocess.CalledProcessError as error:
@@ -118,55 +165,40 @@ def network():
     made.close()
 
 
+def knows(token):
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+
+
 def test_a_machine_that_is_cut_off_in_the_middle_of_a_trial(models, undisturbed, network, tmp_path):
-    temp = Path(tempfile.mkdtemp(prefix="ln-", dir="/tmp"))  # sockets need short paths
-    common = ["--block", "--disable-usage-stats"]
-    head = [RAY, "start", "--head", f"--node-ip-address={network.address}", "--port=6399", "--num-cpus=0", *common]
-    processes = [run([*head, "--include-dashboard=false", f"--temp-dir={temp}"], temp / "head.log")]
-    addresses = []
-    try:
-        wait_for_port(network.address, 6399)
-        for _ in range(2):
-            address, on_it = network.add()
-            addresses.append(address)
-            joined = [RAY, "start", f"--address={network.address}:6399", f"--node-ip-address={address}", "--num-cpus=2"]
-            processes.append(run([*on_it, *joined, *common], temp / f"{address}.log"))
-        time.sleep(10)
-        two = ("search.trials_per_cell=2", "resources.max_concurrent_trials=1")
-        sweep = start(models, tmp_path, *two, RAY_ADDRESS=f"{network.address}:6399")
-        wait_for_point(sweep, tmp_path, key(0))
-        network.cut(next(address for address, raylet in zip(addresses, processes[1:], strict=True) if workers(raylet)))
-        ends_with(sweep, 0)
-    finally:
-        for process in processes:
-            stop(process)
-        shutil.rmtree(temp, ignore_errors=True)
+    """All know a token; a machine with another does not join. A notice to the one that is left reaches Ray."""
+    token = secrets.token_hex(32)
+    head = network.add(token, "--head", "--port=6399", "--num-cpus=0", "--include-dashboard=false")
+    head.wait_until_it_runs()
+    join = (f"--address={head.address}:6399", "--num-cpus=2")
+    machines = [network.add(token, *join) for _ in range(2)]
+    stranger = network.add(secrets.token_hex(32), *join)
+    for machine in machines:
+        machine.wait_until_it_runs()
+    two = ("search.trials_per_cell=2", "resources.max_concurrent_trials=1")
+    sweep = start(models, tmp_path, *two, on=head.on_it, RAY_ADDRESS=f"{head.address}:6399", **knows(token))
+    wait_for_point(sweep, tmp_path, key(0))
+    lost = next(machine for machine in machines if workers(machine.ray))
+    network.cut(lost)
+    ends_with(sweep, 0)
     folder = tiny.sweep_folder(tmp_path)
     same_results(folder, undisturbed)
     went_on(folder, key(0))
+    assert stranger.ray.poll() not in (None, 0) and "InvalidAuthToken" in stranger.log.read_text()
+    (left,) = (machine for machine in machines if machine is not lost)
+    assert told(left, token, "-m", "orchestrator.tuning.notice", "now") == "this node ends within 30 s; Ray knows\n"
+    nodes = json.loads(told(head, token, "-c", NODES))
+    assert nodes["alive"] == [head.address]
+    assert sorted(nodes["leaving"]) == sorted([lost.address, left.address])
 
 
-def run(command, log):
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = tiny.environment(RAY_AUTH_MODE="disabled", PATH=path)
-    with log.open("w") as file:
-        return subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
-
-
-def stop(process):
-    family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(30)
-    for one in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()
-
-
-def wait_for_port(address, port, seconds=60):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection((address, port), 1):
-            return
-        time.sleep(0.5)
-    raise AssertionError(f"nothing listens on {address}:{port}")
+def told(machine, token, *words):
+    """What Python says on a machine."""
+    command, environment = [*machine.on_it, sys.executable, *words], tiny.environment(**knows(token))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

@@ -89,11 +89,14 @@ def run(arguments, **more):
     return subprocess.run(command, cwd=ROOT, env=_alone(more), capture_output=True, text=True, timeout=400, check=False)
 
 
-def start(arguments, **more):
-    """Run it in the background. Ctrl-C reaches it, even if the tests run where it is ignored."""
+def start(arguments, on=(), **more):
+    """Run it in the background. Ctrl-C reaches it, even if the tests run where it is ignored.
+
+    `on` is what a command on another machine begins with.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     sweep = subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.sweep", *arguments],
+        [*on, sys.executable, "-m", "orchestrator.sweep", *arguments],
         cwd=ROOT,
         env=_alone(more),
         stdout=subprocess.PIPE,
