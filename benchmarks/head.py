@@ -131,7 +131,7 @@ def page(facts: dict[str, Any], name: str) -> str:
     ]
     lines = [
         "# What slots cost the head",
-        f"{facts['date']}, {facts['machine']}, not idle. `{facts['command']}`. Numbers: [{name}]({name}).",
+        f"{facts['date']}, {facts['machine']}. `{facts['command']}`. Numbers: [{name}]({name}).",
         recording.versions_of(facts),
         "Memory (PSS) in MB by kind of process, their number in brackets, when every slot had a trial. The driver's "
         "time is that of all its threads, Tune's, the view's and its start included, over the trials that followed.",

@@ -147,7 +147,7 @@ def page(facts: dict[str, Any], name: str) -> str:
     end = facts["catch_up"]
     lines = [
         "# A sweep of a thousand slots, simulated" if facts["slots"] == 1000 else "# Simulated slots",
-        f"{facts['date']}, {facts['machine']}, not idle. `{facts['command']}`: {facts['trials']} trials in "
+        f"{facts['date']}, {facts['machine']}. `{facts['command']}`: {facts['trials']} trials in "
         f"{facts['cells']} cells on {facts['slots']} slots, {pace}; lookahead {facts['lookahead']}. "
         f"Numbers: [{name}]({name}).",
         recording.versions_of(facts),
