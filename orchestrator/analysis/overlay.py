@@ -99,7 +99,8 @@ def _check_baselines(sweeps: Mapping[str, SweepSummary]) -> None:
             if before and now and before != now:
                 raise OverlayError(
                     f"{first} and {name} cannot be compared: {one.key} has weights with SHA-256 {before[:12]} in "
-                    f"{first}, but {now[:12]} in {name}; report them one by one"
+                    f"{first}, but {now[:12]} in {name}: the weights, or their precision, are others; report them one "
+                    "by one"
                 )
             scores = zip(sweep.objectives, one.objectives or (), trial.objectives or (), strict=True)
             for objective, a, b in scores:
