@@ -124,7 +124,10 @@ def test_weights_with_another_digest_are_refused_though_they_score_alike(two, tm
         return summarize(load_sweep(write_records(tmp_path / name, changed)))
 
     one, other = scored("one", "a" * 64), scored("two", "b" * 64)
-    said = f"before/forget01 has weights with SHA-256 {'a' * 12} in one, but {'b' * 12} in two: the weights, or their precision, are others; report them one by one"
+    said = (
+        f"before/forget01 has weights with SHA-256 {'a' * 12} in one, but {'b' * 12} in two: the weights, or their "
+        "precision, are others; report them one by one"
+    )
     with pytest.raises(OverlayError, match=said):
         overlay({"one": one, "two": other})
     overlay({"one": one, "same": scored("same", "a" * 64), "old": two["two"]})  # old ones recorded none
