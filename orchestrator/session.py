@@ -21,7 +21,13 @@ from orchestrator.base_config import EMBEDDED
 from orchestrator.conclude import conclude
 from orchestrator.config import SweepConfig, num_combinations, num_trials
 from orchestrator.embedded import EmbeddedError, prepare, with_folders
-from orchestrator.estimate import estimate_cost
+from orchestrator.estimate import (
+    budget_in_words,
+    confirmation_in_words,
+    estimate_cost,
+    total_trials,
+    trials_left,
+)
 from orchestrator.load_config import ConfigError, build_config, validate
 from orchestrator.progress import Progress
 from orchestrator.resumable import check_resumable, check_same_data
@@ -145,12 +151,12 @@ def run(study: Study, console: Console) -> int:
     sweep, storage = study.sweep, study.storage
     with ray_session(sweep.resources) as nodes:
         signal.signal(signal.SIGTERM, _interrupt)  # after Ray, which puts its own handler in place
-        plan = plan_slots(sweep.resources, nodes, _num_trials(sweep))
+        plan = plan_slots(sweep.resources, nodes, total_trials(sweep))
         recorder, pump, keeper = open_record(study, plan)
         console.print(f"sweep {sweep.name} in {storage}")
-        console.print(f"{_budget(sweep)} on {plan}")
+        console.print(f"{budget_in_words(sweep)} on {plan}")
         if sweep.confirm.seeds:
-            console.print(_confirmation(sweep))
+            console.print(confirmation_in_words(sweep))
         search = Search(sweep, storage, recorder)
         try:
             outcome = _search(search, plan, console)
@@ -206,24 +212,24 @@ def dry_run(sweep: SweepConfig, console: Console, cluster: str | None = None, lo
     tasks = preflight.check(sweep)
     if log is not None:
         check_same_data(log.header.data, _data(sweep, tasks))
-    num_left = _num_left(sweep, log)
+    num_left = trials_left(sweep, log)
     console.print(OmegaConf.to_yaml(_public(sweep)).rstrip())
-    console.print(f"\n{_budget(sweep)}")
+    console.print(f"\n{budget_in_words(sweep)}")
     if log is not None:
-        console.print(f"  {_num_trials(sweep) - num_left} of them are done, {num_left} are left")
+        console.print(f"  {total_trials(sweep) - num_left} of them are done, {num_left} are left")
     for entry in sweep.methods:
         number = num_trials(sweep, entry)
         each = f"{count(number, 'trial')}{' each' if len(sweep.forget_sets) > 1 else ''}"
         console.print(f"  {entry.name:<8} on {', '.join(sweep.forget_sets)}: {each}")
     if sweep.confirm.seeds:
-        console.print(_confirmation(sweep))
+        console.print(confirmation_in_words(sweep))
     for name, chain in tasks.items():
         if len(chain) > 1:
             console.print(f"  {name}: {len(chain)} tasks one after another: {', '.join(task.name for task in chain)}")
     _say_notes(sweep, tasks, console)
     file = None if cluster is None else read_cluster_file(cluster)
     where, nodes = (f"{cluster} at its largest", nodes_at_maximum(file)) if file else _look_at_nodes(sweep)
-    plan = plan_slots(sweep.resources, nodes, _num_trials(sweep))
+    plan = plan_slots(sweep.resources, nodes, total_trials(sweep))
     console.print(f"plan for {where}: {plan}")
     if file is not None:
         _check_cluster_file(sweep, file, plan, console)
@@ -375,38 +381,6 @@ def _public(sweep: SweepConfig) -> dict[str, Any]:
 def _versions() -> dict[str, str]:
     found = {name: importlib.metadata.version(name) for name in _VERSIONS}
     return {"python": platform.python_version(), **found}
-
-
-def _num_trials(sweep: SweepConfig) -> int:
-    return len(sweep.forget_sets) * sum(num_trials(sweep, entry) for entry in sweep.methods)
-
-
-def _num_left(sweep: SweepConfig, log: SweepLog | None) -> int:
-    """How many trials a sweep that goes on still runs; all of them without a log."""
-    if log is None:
-        return _num_trials(sweep)
-    cells = [(entry, name) for entry in sweep.methods for name in sweep.forget_sets]
-    done = {(entry.name, name): sum(trial.is_done for trial in log.cell(entry.name, name)) for entry, name in cells}
-    return sum(max(0, num_trials(sweep, entry) - done[entry.name, name]) for entry, name in cells)
-
-
-def _budget(sweep: SweepConfig) -> str:
-    cells = f"{len(sweep.methods)} methods x {len(sweep.forget_sets)} forget sets"
-    each = [num_trials(sweep, entry) for entry in sweep.methods]
-    words = f"{min(each)}" if min(each) == max(each) else f"{min(each)} to {max(each)}"
-    return f"{cells} x {words} trials = {_num_trials(sweep)} trials"
-
-
-def _confirmation(sweep: SweepConfig) -> str:
-    """How many trials the fronts will have is not known beforehand."""
-    seeds, share, most = sweep.confirm.seeds, sweep.confirm.share, sweep.confirm.finalists_per_cell
-    numbers = [num_trials(sweep, entry) for entry in sweep.methods]
-    finalists = len(sweep.forget_sets) * sum(number if most is None else min(most, number) for number in numbers)
-    which = "the front of each cell" if most is None else f"{count(most, 'trial')} of each cell's front"
-    return (
-        f"then {which} again with {count(seeds, 'fresh seed')}, on the {share:.0%} of the questions that are held out: "
-        f"up to {finalists} x {seeds} = {finalists * seeds} runs, baselines aside"
-    )
 
 
 def _failed_share(log: SweepLog) -> float:
