@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from benchmarks import early_stopping
-from orchestrator.tracking.journal import RungReached, StepRecord, StepsReported, TrialState
+from orchestrator.tracking.journal import RungReached, TrialState
 from orchestrator.tracking.sweep_log import load_sweep
 from tests.analysis.synthetic_sweep import FORGET_SETS, METHODS, finished, header, started
 
@@ -51,11 +51,6 @@ def write(folder, early):
                             seconds={"train": float(step), "rungs": 0.5 * rung},
                         )
                     )
-                steps = [
-                    StepRecord(step=n, loss=1, forget_loss=1, retain_loss=1, learning_rate=1, grad_norm=1)
-                    for n in range(NUM_STEPS)
-                ]
-                records.append(StepsReported(key=start.key, steps=tuple(steps)))
                 seconds = {"train": 10.0, "rungs": 1.0, "evaluate": 10.0}
                 records.append(finished(start.key, final, seconds=seconds))
     append(folder, records)

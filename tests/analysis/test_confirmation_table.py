@@ -113,6 +113,28 @@ def test_a_front_that_was_run_again_in_part_is_said_to_be(tmp_path):
     assert "1 of 3</td>" in page and "1 of 1</td>" in page
 
 
+def test_finalists_that_are_still_to_be_run_are_planned(tmp_path):
+    begun = records(again("A", 0, 1, (0.2, 0.8)))[:-1]  # the sweep has not ended
+    summary = summarize(load_sweep(write_records(tmp_path, begun)))
+    rows = confirmation_table(summary, summary.forget_sets[0]).finalists
+    assert {row.trial.key: row.num_ended for row in rows} == {"A/f/0": 1, "A/f/1": 0, "A/f/2": 0, "B/f/0": 0}
+    said = in_words(summary)
+    assert said.endswith("Confirmation is not finished: 1 of 8 runs have ended.") and "is not known" not in said
+
+
+def test_weights_that_changed_before_the_confirmation_show(tmp_path):
+    digests = {"before/f": "a" * 64, "confirm/before/f": "b" * 64}
+    changed = [
+        record.model_copy(update={"weights_sha256": digests.get(record.key)})
+        if record.kind == "trial_finished"
+        else record
+        for record in records(confirmed())
+    ]
+    summary = summarize(load_sweep(write_records(tmp_path / "sweep", changed)))
+    page = write_report(summary, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert f"before of f ({'a' * 12}); before of f ({'b' * 12})" in page
+
+
 def test_easier_questions_do_not_hide_what_luck_was_in_the_search(tmp_path):
     """Scores that stay where they were while those of an unselected model rise by 0.2 have lost 0.2."""
     runs = again("before", None, None, (0.95, 0.3))

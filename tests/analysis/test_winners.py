@@ -55,6 +55,19 @@ def test_the_compromise_and_the_ends_of_the_front_among_kept_weights(deleted, ex
     assert found == {name: f"GA/forget05/{trial}" for name, trial in zip(names, expected, strict=True)}
 
 
+def test_the_compromise_is_measured_by_the_baselines():
+    """Where the retain model says that a step in Rouge is worth four of utility."""
+    log = log_of(SCORES)
+    for kind, scores in {"before": (1.0, 1.0), "retain_model": (2.0, 0.5)}.items():
+        key = f"{kind}/forget05"
+        log.add(TrialStarted(key=key, method=kind, forget_set="forget05", number=None, params={}, config={}))
+        metrics = dict(zip((one.metric for one in (UTILITY, ROUGE)), scores, strict=True))
+        log.add(TrialFinished(key=key, state="COMPLETE", metrics=metrics))
+    (group,) = summarize(log).forget_sets
+    assert group.measure.is_scaled and group.knee.key == "GA/forget05/forgot"
+    assert winners(group, (UTILITY, ROUGE))["pareto-knee"] == group.knee
+
+
 def test_without_weights_nobody_wins():
     assert winning_keys(summarize(log_of(SCORES, *SCORES))) == {"forget05": {}}
 
